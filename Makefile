@@ -1,0 +1,65 @@
+# make demo and make test set up everything that they need. `make help` lists the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.PHONY: help demo test check legs test-prefect clean leg-16 leg-container leg-newest leg-lowest leg-prefect
+
+VENV ?= .venv
+PYTHON ?= $(shell tools/find-python)
+PYTEST = $(VENV)/bin/python -m pytest
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | sort | awk -F '\t' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+$(VENV)/%.stamp: requirements/%.txt pyproject.toml
+	@tools/make-venv "$(PYTHON)" $(VENV) $<
+
+demo: $(VENV)/test.stamp ## shows a run's history on a server that it starts for this
+	@$(VENV)/bin/flowstates demo
+
+test: $(VENV)/test.stamp ## all tests, on the server that FLOWSTATES_TEST_POSTGRES says: auto, embedded, container or an address
+	@$(PYTEST)
+
+check: $(VENV)/test.stamp $(VENV)/lint.stamp test ## style, types, imports, and the tests on one server
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+legs: leg-16 leg-container leg-newest leg-lowest leg-prefect ## the tests that can differ, on other servers, Pythons and versions
+
+# What a leg leaves out is marked `once`: it depends neither on the server nor on Python.
+leg = @start=$$SECONDS; $(2) && echo "leg $(1): $$((SECONDS - start)) s"
+
+leg-16: $(VENV)/test.stamp
+	$(call leg,server 16,FLOWSTATES_TEST_POSTGRES=embedded:16 $(PYTEST) -m "not once")
+
+leg-container: $(VENV)/test.stamp
+	$(call leg,container,image=$$(.ci/container-image) && FLOWSTATES_TEST_IMAGE=$$image FLOWSTATES_TEST_POSTGRES=container $(PYTEST) -m "not once")
+
+leg-newest:
+	@if [ "$$(tools/find-python)" = "$$(tools/find-python oldest)" ]; then echo "leg newest Python: only one Python is at hand" >&2; exit 1; fi
+	@$(MAKE) --no-print-directory leg-python VENV=.venvs/newest PYTHON="$$(tools/find-python)"
+
+.PHONY: leg-python
+leg-python: $(VENV)/test.stamp
+	$(call leg,newest Python,FLOWSTATES_TEST_POSTGRES=embedded $(PYTEST) -m "not once")
+
+leg-lowest:
+	@$(MAKE) --no-print-directory leg-versions VENV=.venvs/lowest PYTHON="$$(tools/find-python oldest)"
+
+.PHONY: leg-versions
+leg-versions: $(VENV)/lowest.stamp
+	$(call leg,lowest versions,FLOWSTATES_TEST_POSTGRES=embedded $(PYTEST) -m "not once")
+
+leg-prefect:
+	$(call leg,Prefect,image=$$(.ci/container-image) && FLOWSTATES_TEST_IMAGE=$$image FLOWSTATES_TEST_POSTGRES=container $(MAKE) --no-print-directory test-prefect)
+
+test-prefect: ## the answers held against Prefect's own, on a server with pg_trgm (FLOWSTATES_TEST_POSTGRES: container or an address)
+	@$(MAKE) --no-print-directory witness VENV=.venvs/prefect PYTHON="$$(tools/find-python oldest)"
+
+.PHONY: witness
+witness: $(VENV)/prefect.stamp
+	@PYTHONPATH=. $(PYTEST) tests/prefect
+
+clean: ## removes what make has made
+	@rm -rf .venv .venvs dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

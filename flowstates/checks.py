@@ -1,0 +1,106 @@
+"""Whether a database fits a layout."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from flowstates.errors import InvalidInputError
+from flowstates.execution import AnyConnection, PoolOrConnection, acquired, ask
+from flowstates.queries import Layout
+from flowstates.records import StateType
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One thing that does not fit: `where` it is, what is `expected` there and what was `found`."""
+
+    where: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True)
+class _Table:
+    columns: dict[str, str]
+    unique: tuple[str, ...]
+    checks: tuple[str, ...] = ()
+    closed: bool = False  # whether only this library writes to it
+
+
+_STATE = {
+    "id": "uuid not null",
+    "created": "timestamp with time zone not null",
+    "updated": "timestamp with time zone not null",
+    "type": "state_type not null",
+    "timestamp": "timestamp with time zone not null",
+    "name": "character varying not null",
+    "message": "character varying",
+    "state_details": "jsonb not null",
+    "data": "jsonb",
+    "flow_run_id": "uuid not null",
+    "result_artifact_id": "uuid",
+}
+_LAYOUTS: dict[Layout, dict[str, _Table]] = {
+    "flowstates": {
+        "flow_run_state": _Table(
+            columns={**_STATE, "sequence": "bigint not null"},
+            unique=("id", "flow_run_id, timestamp", "flow_run_id, sequence"),
+            checks=("ck_flow_run_state__name", "ck_flow_run_state__state_details", "ck_flow_run_state__timestamp"),
+            closed=True,
+        )
+    },
+    "prefect": {
+        "flow_run_state": _Table(columns=_STATE, unique=("id", "flow_run_id, timestamp")),
+        "artifact": _Table(columns={"id": "uuid not null", "data": "json"}, unique=("id",)),
+    },
+}
+
+
+async def check(pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates", timeout: float | None = None) -> list[Mismatch]:
+    """What of a database does not fit `layout`: each column, type, index, check or enum label; [] if all does.
+
+    It reads the server's catalog and nothing else, so it needs no right on the tables. Names are looked up on the connection's search path.
+    What is there beyond the layout fits, unless it hinders: a label that the library does not know, a column that its inserts do not fill.
+    `timeout` is in seconds, for all of it.
+    """
+    if layout not in _LAYOUTS:
+        raise InvalidInputError("layout", f"is {layout!r}, not 'flowstates' or 'prefect'")
+    async with asyncio.timeout(timeout), acquired(pool_or_connection) as connection:
+        found = [mismatch for name, table in _LAYOUTS[layout].items() for mismatch in await _check_table(connection, name, table)]
+        return found + await _check_labels(connection)
+
+
+async def _check_table(connection: AnyConnection, name: str, table: _Table) -> list[Mismatch]:
+    rows = await ask(connection, "read_columns", name)
+    if not rows:
+        return [Mismatch(f"table {name}", "a table on the search path", "none")]
+    columns = {row["name"]: row["type"] + (" not null" if row["not_null"] else "") for row in rows}
+    found = [
+        Mismatch(f"column {name}.{column}", type_, columns.get(column, "none"))
+        for column, type_ in table.columns.items()
+        if columns.get(column) != type_
+    ]
+    if table.closed:
+        found += [
+            Mismatch(f"column {name}.{row['name']}", "none, or one with a default", columns[row["name"]])
+            for row in rows
+            if row["name"] not in table.columns and row["not_null"] and not row["has_default"]
+        ]
+    indexes = {row["columns"] for row in await ask(connection, "read_indexes", name) if row["is_unique"]}
+    found += [Mismatch(f"index on {name} ({key})", "a unique index", "none") for key in table.unique if key not in indexes]
+    checks = {row["name"] for row in await ask(connection, "read_checks", name)} if table.checks else set()
+    found += [Mismatch(f"constraint {key} of {name}", "a check", "none") for key in table.checks if key not in checks]
+    return found
+
+
+async def _check_labels(connection: AnyConnection) -> list[Mismatch]:
+    labels = [row["label"] for row in await ask(connection, "read_enum_labels", "state_type")]
+    if not labels:
+        return [Mismatch("type state_type", "an enum on the search path", "none")]
+    return [Mismatch(f"label {type_} of state_type", "a label", "none") for type_ in StateType if type_ not in labels] + [
+        Mismatch(f"label {label} of state_type", "none", "a label") for label in labels if label not in list(StateType)
+    ]

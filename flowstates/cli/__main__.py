@@ -1,0 +1,5 @@
+"""`python -m flowstates.cli`."""
+
+from flowstates.cli import main
+
+main()

@@ -1,0 +1,86 @@
+"""The errors that this library raises itself.
+
+    FlowStatesError
+    ├── InvalidInputError (also a ValueError)   .field
+    ├── UnreadableRowError                      .flow_run_state_id  .field
+    ├── UnexpectedStateError                    .current
+    ├── FlowRunStateConflictError               .stored
+    ├── ContentionError
+    ├── ReadOnlyLayoutError
+    └── MigrationError
+
+Errors of the server and of the connection are asyncpg's own and pass through; where the cure is known, a note is added to them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from flowstates.records import FlowRunState
+
+
+class FlowStatesError(Exception):
+    """What every error of this library is."""
+
+
+class InvalidInputError(FlowStatesError, ValueError):
+    """A value that cannot be stored or asked for; nothing was sent. `field` is the name of the parameter."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(field, message)
+        self.field = field
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+class UnreadableRowError(FlowStatesError):
+    """A stored row does not fit its record. `flow_run_state_id` is None only if that is what cannot be read."""
+
+    def __init__(self, flow_run_state_id: UUID | None, field: str, message: str) -> None:
+        super().__init__(flow_run_state_id, field, message)
+        self.flow_run_state_id = flow_run_state_id
+        self.field = field
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"flow run state {self.flow_run_state_id}: {self.field}: {self.message}"
+
+
+class UnexpectedStateError(FlowStatesError):
+    """The run's current state is not the expected one; nothing was stored. `current` was read after the miss, None for a run without history."""
+
+    def __init__(self, current: FlowRunState | None) -> None:
+        super().__init__(current)
+        self.current = current
+
+    def __str__(self) -> str:
+        if self.current is None:
+            return "the run has no state"
+        return f"the current state of run {self.current.flow_run_id} is {self.current.id} ({self.current.type})"
+
+
+class FlowRunStateConflictError(FlowStatesError):
+    """The id is taken by a state with other content or of another run; nothing was stored. `stored` is that state."""
+
+    def __init__(self, stored: FlowRunState) -> None:
+        super().__init__(stored)
+        self.stored = stored
+
+    def __str__(self) -> str:
+        return f"{self.stored.id} is stored already, with other content ({self.stored.type} of run {self.stored.flow_run_id})"
+
+
+class ContentionError(FlowStatesError):
+    """Other writers of the same run won every race until the timeout; nothing was stored."""
+
+
+class ReadOnlyLayoutError(FlowStatesError):
+    """The tables of this layout belong to another program, which alone creates states in them."""
+
+
+class MigrationError(FlowStatesError):
+    """The database holds something that the migrations did not make, or a migration that has changed since it was applied."""

@@ -1,0 +1,31 @@
+-- The states of runs. A state is inserted and deleted, never updated; a run's states are ordered by timestamp without ties.
+
+create type state_type as enum (
+    'SCHEDULED', 'PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED', 'PAUSED', 'CANCELLING'
+);
+
+create table flow_run_state (
+    id                 uuid        not null default gen_random_uuid(),
+    created            timestamptz not null default current_timestamp,
+    updated            timestamptz not null generated always as (created) stored,
+    type               state_type  not null,
+    timestamp          timestamptz not null default clock_timestamp(),
+    name               varchar     not null,
+    message            varchar,
+    state_details      jsonb       not null default '{}',
+    data               jsonb,
+    flow_run_id        uuid        not null,
+    result_artifact_id uuid,
+    -- Which append to its run this was: a number is given once, so two writers cannot both follow the same state.
+    sequence           bigint      not null,
+
+    constraint pk_flow_run_state primary key (id),
+    constraint ck_flow_run_state__name check (name <> ''),
+    constraint ck_flow_run_state__state_details check (jsonb_typeof(state_details) = 'object'),
+    -- Finite, and a day inside what other languages' calendars hold. Writers are let in one day less: the rest is
+    -- the room in which a state is moved behind the one that it follows.
+    constraint ck_flow_run_state__timestamp check (timestamp >= '0001-01-02 00:00:00+00' and timestamp < '9999-12-31 00:00:00+00')
+);
+
+create unique index uq_flow_run_state__flow_run_id_timestamp on flow_run_state (flow_run_id, timestamp);
+create unique index uq_flow_run_state__flow_run_id_sequence on flow_run_state (flow_run_id, sequence);

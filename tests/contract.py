@@ -1,0 +1,112 @@
+"""What a query file promises, held against the server, the method that runs it and the record that it fills."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from types import NoneType
+from typing import Any, get_args
+from uuid import UUID
+
+import asyncpg
+import psycopg
+
+from flowstates import FlowRunState, FlowRunStateRepository
+from flowstates.errors import UnreadableRowError
+from flowstates.rows import to_states
+
+SIGNATURE = re.compile(
+    r"-- (?P<name>[a-z_]+(\.[a-z_]+)?)\((?P<parameters>[a-z_]+ [a-z\[\]]+(?:, [a-z_]+ [a-z\[\]]+)*)?\)"
+    r" -> (?P<result>(?:optional|one|many) [A-Za-z]+|value [a-z]+|affected)"
+)
+RECORDS = {"FlowRunState": FlowRunState}
+RUNNERS = (FlowRunStateRepository,)
+
+
+def method_of(name: str) -> str:
+    """The method that runs a file: the file's name up to a dot."""
+    return name.partition(".")[0]
+
+
+def without_method(names: set[str]) -> set[str]:
+    """Names of files that no method runs."""
+    return {name for name in names if not any(hasattr(runner, method_of(name)) for runner in RUNNERS)}
+
+
+async def problems(dsn: str, name: str, text: str) -> list[str]:
+    """What of a query file does not hold on the database of `dsn`, in words; [] if all does."""
+    signature = SIGNATURE.fullmatch(text.partition("\n")[0])
+    if signature is None or signature["name"] != name:
+        return [f"line 1 is not a signature of {name}"]
+    if not re.match(r"-- [A-Z]", text.partition("\n")[2]):
+        return ["line 2 is not prose"]
+    body = re.sub(r"--.*", "", text)
+    found = []
+    if body.count(";") != 1 or not text.endswith(";\n"):
+        found.append("not one statement with one final semicolon")
+    if re.search(r"\*(?!/)", body) and re.search(r"select\s+(\w+\.)?\*", body):
+        found.append("select *")
+    connection = await asyncpg.connect(dsn)
+    try:
+        statement = await connection.prepare(text)
+        types = [type_.name for type_ in statement.get_parameters()]
+        columns = [(column.name, column.type.name) for column in statement.get_attributes()]
+        labels = [row[0] for row in await connection.fetch("select unnest(enum_range(null::state_type))::text")]
+    except asyncpg.PostgresError as error:
+        return [*found, f"the server refuses it: {error}"]
+    finally:
+        await connection.close()
+    parameters = [item.split() for item in (signature["parameters"] or "").split(", ") if item]
+    if [type_ for _, type_ in parameters] != types:
+        found.append(f"parameters are {types}")
+    shape, _, wanted = signature["result"].partition(" ")
+    if shape == "affected":
+        return found if not columns else [*found, f"returns {columns}"]
+    if shape == "value":
+        return found if [type_ for _, type_ in columns] == [wanted] else [*found, f"returns {columns}"]
+    return found + _record_problems(dsn, text, wanted, columns, labels)
+
+
+def _record_problems(dsn: str, text: str, wanted: str, columns: list[tuple[str, str]], labels: list[str]) -> list[str]:
+    if wanted not in RECORDS:
+        return [f"there is no record {wanted}"]
+    fields = RECORDS[wanted].model_fields
+    if [name for name, _ in columns] != list(fields):
+        return [f"columns are {[name for name, _ in columns]}"]
+    found = []
+    for label in labels:
+        try:
+            to_states([_Row({name: _sample(name, type_, label) for name, type_ in columns})])  # type: ignore[list-item]
+        except UnreadableRowError as error:
+            found.append(f"with the label {label} the record refuses {error.field}: {error.message}")
+    for (name, _), not_null in zip(columns, _not_null(dsn, text), strict=True):
+        annotation = fields[name].annotation
+        if not not_null and annotation is not Any and NoneType not in get_args(annotation):
+            found.append(f"{name} may be null, and the record's field may not")
+    return found
+
+
+class _Row(dict[str, Any]):
+    """As much of asyncpg's Record as the record's maker uses."""
+
+
+def _sample(name: str, type_: str, label: str) -> object:
+    """A value as asyncpg decodes it for the column's type."""
+    if name == "type" and type_ == "text":
+        return label
+    if name in ("state_details", "data") and type_ == "text":
+        return "{}"
+    samples = {"text": "text", "uuid": UUID(int=1), "timestamptz": datetime.now(UTC), "jsonb": "{}", "bool": True, "int4": 1, "int8": 1}
+    return samples[type_]
+
+
+def _not_null(dsn: str, text: str) -> list[bool]:
+    """For each result column, whether it comes from a column that is never null. The casts that hide the origin are taken off first."""
+    plain = re.sub(r"::text as (\w+)", r" as \1", text)
+    with psycopg.connect(dsn) as connection:
+        connection.pgconn.prepare(b"", plain.encode())
+        described = connection.pgconn.describe_prepared(b"")
+        origins = [(described.ftable(index), described.ftablecol(index)) for index in range(described.nfields)]
+        found = connection.execute("select attrelid, attnum from pg_attribute where attnotnull and attrelid = any(%s)", [[t for t, _ in origins]])
+        not_null = set(found.fetchall())
+    return [origin in not_null for origin in origins]

@@ -1,0 +1,258 @@
+"""On a connection that is the caller's, however the caller has set it up, the answers are those of a plain one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias, cast
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import pytest
+import uuid_utils
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from flowstates import FlowRunState, FlowRunStateRepository, StateDetails, UnreadableRowError, create_pool, migrate
+from flowstates.queries import Layout
+from tests.conftest import Connection
+from tests.servers import PREFECT_TABLES
+
+SetUp: TypeAlias = Callable[[Connection], Awaitable[None]]
+
+INDIA = ZoneInfo("Asia/Kolkata")
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+DETAILS = '{"scheduled_time": "2024-03-05T12:00:00+05:30", "from_tomorrow": {"ключ": [1, null]}}'
+MOMENTS = ["0001-01-02 00:00:00Z", "1900-01-01 00:00:00.000001Z", "2024-03-05 12:00:00Z", "2024-10-27 00:30:00.1Z", "9999-12-29 23:59:59.999999Z"]
+
+
+class OtherUUID(UUID):
+    """A UUID of a class of the caller's own."""
+
+
+class OtherDatetime(datetime):
+    """A datetime of a class of the caller's own, as pendulum has one."""
+
+
+def only(type_: type, encoded: Callable[[Any], Any] = str) -> Callable[[Any], Any]:
+    def encode(value: Any) -> Any:
+        if type(value) is not type_:
+            raise TypeError(f"wants a {type_.__name__}, not {value!r}")
+        return encoded(value)
+
+    return encode
+
+
+def from_tuple(other: type[datetime], zone: Any) -> Callable[[Any], datetime]:
+    def decode(value: tuple[int]) -> datetime:
+        time = (EPOCH + timedelta(microseconds=value[0])).astimezone(zone)
+        return other(*time.timetuple()[:6], time.microsecond, time.tzinfo, fold=time.fold)
+
+    return decode
+
+
+def codec(*names: str, encoder: Callable[[Any], Any], decoder: Callable[[Any], Any], format: str = "text") -> SetUp:
+    async def set_up(connection: Connection) -> None:
+        for name in names:
+            await connection.set_type_codec(name, schema="pg_catalog", encoder=encoder, decoder=decoder, format=format)
+
+    return set_up
+
+
+def setting(**settings: str) -> SetUp:
+    async def set_up(connection: Connection) -> None:
+        for name, value in settings.items():
+            await connection.execute("select set_config($1, $2, false)", name, value)
+
+    return set_up
+
+
+def both(*set_ups: SetUp) -> SetUp:
+    async def set_up(connection: Connection) -> None:
+        for one in set_ups:
+            await one(connection)
+
+    return set_up
+
+
+def to_tuple(value: datetime) -> tuple[int]:
+    return ((value - EPOCH) // timedelta(microseconds=1),)
+
+
+times_as_text = codec("timestamptz", encoder=only(str), decoder=str)
+SET_UPS: dict[str, SetUp] = {
+    "json_decoded": codec("json", "jsonb", encoder=json.dumps, decoder=json.loads),
+    "json_as_something_else": codec("json", "jsonb", encoder=only(dict, json.dumps), decoder=lambda _: object()),
+    "uuid_as_text": codec("uuid", encoder=only(str), decoder=str),
+    "uuid_as_hex": codec("uuid", encoder=only(str), decoder=lambda value: UUID(value).hex),
+    "uuid_of_a_subclass": codec("uuid", encoder=only(OtherUUID), decoder=OtherUUID),
+    "uuid_of_another_library": codec("uuid", encoder=only(uuid_utils.UUID), decoder=uuid_utils.UUID),
+    "times_as_text": times_as_text,
+    "times_as_text_in_india": both(setting(timezone="Asia/Kolkata"), times_as_text),
+    "times_as_text_in_new_york": both(setting(timezone="America/New_York"), times_as_text),
+    "times_as_german_text": both(setting(timezone="Asia/Kolkata", datestyle="German"), times_as_text),
+    "times_in_india": codec("timestamptz", encoder=to_tuple, decoder=from_tuple(datetime, INDIA), format="tuple"),
+    "times_of_a_subclass": codec("timestamptz", encoder=to_tuple, decoder=from_tuple(OtherDatetime, UTC), format="tuple"),
+    "india": setting(timezone="Asia/Kolkata"),
+    "new_york": setting(timezone="America/New_York"),
+    "kiritimati": setting(timezone="Pacific/Kiritimati"),
+    "german": setting(datestyle="German", timezone="Europe/Berlin"),
+    "day_first": setting(datestyle="SQL, DMY", intervalstyle="sql_standard"),
+    "odd_texts": setting(bytea_output="escape", extra_float_digits="-15", xmloption="document", standard_conforming_strings="off"),
+    "repeatable_read": setting(default_transaction_isolation="repeatable read"),
+    "serializable": setting(default_transaction_isolation="serializable"),
+    "generic_plans": setting(plan_cache_mode="force_generic_plan"),
+}
+PROBE = """select '{"a": 1}'::jsonb as a, '{"a": 1}'::json as b, gen_random_uuid() as c, clock_timestamp() as d"""
+
+
+async def look(connection: Connection) -> Any:
+    """What a caller could notice of a connection: its settings, what its codecs make of values, its transaction."""
+    settings = await connection.fetch("select name::text, setting::text from pg_settings where name !~ '^transaction_' order by name")
+    types = [type(value) for value in (await connection.fetch(PROBE))[0].values()]
+    return [tuple(row) for row in settings], types, connection.is_in_transaction(), connection.is_closed()
+
+
+async def fill(connection: Connection, layout: Layout, run: UUID) -> None:
+    """A history as another program may have stored it."""
+    artifact = None
+    if layout == "prefect":
+        await connection.execute("insert into flow_run (id) values ($1)", run)
+        artifact = await connection.fetchval("""insert into artifact (data) values ('{"a": "x\\u0000"}') returning id""")
+    for number, moment in enumerate(MOMENTS, 1):
+        extra = ("sequence, ", f"{number}, ") if layout == "flowstates" else ("", "")
+        await connection.execute(
+            f"insert into flow_run_state (created, flow_run_id, type, name, {extra[0]}timestamp, state_details, data, result_artifact_id)"
+            f" values ($2::text::timestamptz, $1, 'RUNNING', '☃', {extra[1]}$2::text::timestamptz, $3::text::jsonb, $4::text::jsonb, $5)",
+            run,
+            moment,
+            DETAILS,
+            '{"a": [1.5, null]}' if number % 2 else None,
+            artifact,
+        )
+
+
+def assert_plain(states: list[FlowRunState]) -> None:
+    for state in states:
+        for time in (state.created, state.updated, state.timestamp, state.state_details.scheduled_time):
+            assert time is not None
+            assert (type(time), time.utcoffset()) == (datetime, timedelta(0))
+        for id_ in (state.id, state.flow_run_id):
+            assert isinstance(id_, UUID)
+
+
+async def assert_same_answers(plain: Connection, borrowed: Connection, layout: Layout) -> None:
+    run = uuid4()
+    await fill(plain, layout, run)
+    theirs, ours = FlowRunStateRepository(plain, layout=layout), FlowRunStateRepository(borrowed, layout=layout)
+    before = await look(borrowed)
+    expected = await theirs.read_flow_run_states(run)
+    assert [state.timestamp for state in expected] == [datetime.fromisoformat(moment) for moment in MOMENTS]
+    for _ in range(6):  # from the sixth on the server may use a generic plan
+        assert await ours.read_flow_run_states(run) == expected
+    assert [await ours.read_flow_run_state(state.id) for state in expected] == expected
+    assert await ours.read_flow_run_state(run) is None
+    assert_plain(await ours.read_flow_run_states(run))
+    if layout == "flowstates":
+        given: dict[str, Any] = {"timestamp": datetime(1, 1, 2, tzinfo=UTC), "data": {"a": "☃"}, "state_details": json.loads(DETAILS)}
+        created = [await ours.create_flow_run_state(uuid4(), "PAUSED", **given), await ours.create_flow_run_state(run, "PAUSED", **given)]
+        assert [await theirs.read_flow_run_state(state.id) for state in created] == created
+        assert [state.timestamp for state in created] == [given["timestamp"], expected[-1].timestamp + timedelta(microseconds=1)]
+        assert created[0].state_details == StateDetails.model_validate(given["state_details"])
+        assert_plain(created)
+        now = await ours.create_flow_run_state(uuid4(), "RUNNING")
+        assert abs(now.timestamp - await plain.fetchval("select clock_timestamp()")) < timedelta(seconds=5)
+        expected.append(created[1])
+    assert await ours.delete_flow_run_state(expected[0].id) is True
+    assert await ours.delete_flow_run_state(expected[0].id) is False
+    assert await theirs.read_flow_run_states(run) == expected[1:]
+    assert await look(borrowed) == before
+
+
+@pytest.fixture(params=["flowstates", "prefect"])
+def layout(request: pytest.FixtureRequest) -> Layout:
+    return cast("Layout", request.param)
+
+
+@asynccontextmanager
+async def connected(dsn: str, **options: Any) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(dsn, **options)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("set_up", SET_UPS)
+async def test_the_answers_are_those_of_a_plain_connection(layout_dsns: dict[Layout, str], layout: Layout, set_up: str) -> None:
+    async with connected(layout_dsns[layout]) as plain, connected(layout_dsns[layout]) as borrowed:
+        await SET_UPS[set_up](borrowed)
+        await assert_same_answers(plain, borrowed, layout)
+
+
+async def test_a_time_that_comes_as_a_number_is_not_guessed(layout_dsns: dict[Layout, str], layout: Layout) -> None:
+    run = uuid4()
+    as_seconds = codec("timestamptz", encoder=to_tuple, decoder=lambda value: value[0] // 10**6 + 946684800, format="tuple")
+    async with connected(layout_dsns[layout]) as plain, connected(layout_dsns[layout]) as borrowed:
+        await fill(plain, layout, run)
+        await as_seconds(borrowed)
+        with suppress(UnreadableRowError):  # Pydantic takes seconds of the year 1 for milliseconds
+            seen = await FlowRunStateRepository(borrowed, layout=layout).read_flow_run_states(run)
+            assert seen == await FlowRunStateRepository(plain, layout=layout).read_flow_run_states(run)
+
+
+async def test_no_statement_cache_is_needed(layout_dsns: dict[Layout, str], layout: Layout) -> None:
+    async with connected(layout_dsns[layout]) as plain, connected(layout_dsns[layout], statement_cache_size=0) as borrowed:
+        await assert_same_answers(plain, borrowed, layout)
+
+
+async def test_the_first_schema_of_the_search_path_is_the_one(own_dsn: str, layout: Layout) -> None:
+    async with connected(own_dsn) as connection:
+        await connection.execute("create schema first; create schema later; set search_path = later")
+        await connection.execute("create type state_type as enum ('OTHER'); create table artifact (id text); create table flow_run_state (id text)")
+        await connection.execute("set search_path = first")
+        if layout == "prefect":
+            await connection.execute(PREFECT_TABLES)
+        else:
+            await migrate(connection)
+    path = {"server_settings": {"search_path": "first, later"}}
+    async with connected(own_dsn, server_settings={"search_path": "first"}) as plain, connected(own_dsn, **path) as borrowed:
+        await assert_same_answers(plain, borrowed, layout)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_the_connection_inside_a_session_of_sqlalchemy_serves(layout_dsns: dict[Layout, str], layout: Layout, begun: bool) -> None:
+    dsn = layout_dsns[layout]
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    async with connected(dsn) as plain, AsyncSession(engine) as session:
+        connection = (await (await session.connection()).get_raw_connection()).driver_connection
+        assert isinstance(connection, asyncpg.Connection)
+        if begun:
+            run = uuid4()
+            await fill(plain, layout, run)
+            (state, *_) = history = await FlowRunStateRepository(plain, layout=layout).read_flow_run_states(run)
+            await session.execute(text("select 1"))
+            assert connection.is_in_transaction()
+            assert await FlowRunStateRepository(connection, layout=layout).delete_flow_run_state(state.id) is True
+            rest = await session.execute(text("select count(*) from flow_run_state where flow_run_id = :run"), {"run": run})
+            assert rest.scalar_one() == len(history) - 1
+            await session.rollback()
+            assert await FlowRunStateRepository(plain, layout=layout).read_flow_run_states(run) == history
+        else:
+            assert not connection.is_in_transaction()
+            await assert_same_answers(plain, connection, layout)
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+async def test_writers_at_once_all_succeed_at_any_isolation_that_is_the_default(dsn: str, isolation: str) -> None:
+    async with create_pool(dsn, max_size=8, init=setting(default_transaction_isolation=isolation)) as pool:
+        states, run = FlowRunStateRepository(pool), uuid4()
+        created = await asyncio.gather(*(states.create_flow_run_state(run, "RUNNING") for _ in range(20)))
+        await asyncio.gather(*(states.create_flow_run_state(uuid4(), "RUNNING") for _ in range(20)))
+        history = await states.read_flow_run_states(run)
+    assert history == sorted(created, key=lambda state: state.timestamp)

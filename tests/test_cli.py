@@ -1,0 +1,569 @@
+"""The command line: what it prints, what it ends with, and what it never does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from typer.testing import CliRunner
+
+import flowstates
+from flowstates import FlowRunState, FlowRunStateConflictError, MigrationError, StateDetails, StateType, UnreadableRowError
+from flowstates.cli.app import app
+from flowstates.cli.database import data_folder
+from flowstates.cli.render import escape, print_history
+from flowstates.migrations import migration_script
+from flowstates.queries import Layout
+
+ROOT = Path(__file__).parent.parent
+UNREACHABLE = "postgresql://me:hunter2@127.0.0.1:1/db"
+SOME_ID = UUID(int=7)
+BEGIN = datetime(2030, 1, 31, 12, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def run(*arguments: object) -> Done:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
+def process(*arguments: object, code: str | None = None, **env: str) -> Done:
+    start = ["-m", "flowstates.cli"] if code is None else ["-c", code]
+    done = subprocess.run(
+        [sys.executable, *start, *map(str, arguments)], env={**os.environ, "PYTHONPATH": str(ROOT), **env}, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLOWSTATES_DATABASE_URL", "COLUMNS", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FLOWSTATES_DATA", "/dev/null/no-test-uses-the-store-of-its-user")
+
+
+@pytest.fixture
+def url(dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The database that commands without an option take."""
+    monkeypatch.setenv("FLOWSTATES_DATABASE_URL", dsn)
+    return dsn
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for an embedded server's data, which as root is one below /var/lib/flowstates."""
+    base = Path("/var/lib/flowstates") if os.geteuid() == 0 else None
+    if base:
+        base.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=base))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+def execute(dsn: str, statement: str, *arguments: object) -> Any:
+    async def work() -> Any:
+        connection = await asyncpg.connect(dsn)
+        try:
+            return await connection.fetchval(statement, *arguments)
+        finally:
+            await connection.close()
+
+    return asyncio.run(work())
+
+
+def state(type_: StateType, minutes: float, **fields: Any) -> FlowRunState:
+    values: dict[str, Any] = {
+        "id": uuid4(),
+        "created": BEGIN,
+        "updated": BEGIN,
+        "flow_run_id": UUID(int=1),
+        "type": type_,
+        "timestamp": BEGIN + timedelta(minutes=minutes),
+        "name": type_.title(),
+        "message": None,
+        "state_details": StateDetails(),
+        "data": None,
+        "result_artifact_id": None,
+    }
+    return FlowRunState(**{**values, **fields})
+
+
+def bar(line: str) -> int:
+    return sum(line.count(block) for block in "█▉▊▋▌▍▎▏")
+
+
+# The four commands on states
+
+
+def test_a_state_is_created_listed_shown_and_deleted(url: str) -> None:
+    run_id, id_ = uuid4(), uuid4()
+    created = run("create", run_id, "running", "--id", id_, "--name", "Retrying", "--message", "again", "--timestamp", "2030-01-31T13:00:00+01:00",
+                  "--details", '{"retriable": true, "new": 1}', "--data", '{"rows": [1, null]}', "--json")  # fmt: skip
+    assert created.code == 0
+    (record,) = created.records
+    assert list(record) == list(FlowRunState.model_fields)
+    assert FlowRunState.model_validate(record).model_dump(include={"id", "flow_run_id", "type", "name", "message", "timestamp", "data"}) == {
+        "id": id_,
+        "flow_run_id": run_id,
+        "type": StateType.RUNNING,
+        "name": "Retrying",
+        "message": "again",
+        "timestamp": BEGIN,
+        "data": {"rows": [1, None]},
+    }
+    assert (record["state_details"]["retriable"], record["state_details"]["new"]) == (True, 1)
+    assert run("show", id_, "--json").records == run("list", run_id, "--json").records == [record]
+    assert run("delete", id_) == Done(0, f"deleted: {id_}\n", "")
+    assert run("delete", id_) == Done(1, "", f"error: no state {id_}\n")
+    assert run("show", id_) == Done(1, "", f"error: no state {id_}\n")
+    assert run("list", run_id) == Done(1, "", f"error: no states of run {run_id}\n")
+
+
+def test_delete_says_in_json_whether_the_state_was_there(url: str) -> None:
+    id_ = run("create", uuid4(), "PENDING", "--json").records[0]["id"]
+    assert run("delete", id_, "--json") == Done(0, f'{{"id": "{id_}", "deleted": true}}\n', "")
+    again = run("delete", id_, "--json")
+    assert (again.code, again.records) == (1, [{"id": id_, "deleted": False}])
+
+
+def test_an_unknown_run_or_state_prints_no_json(url: str) -> None:
+    for command in ("list", "show"):
+        done = run(command, uuid4(), "--json")
+        assert (done.code, done.out) == (1, "")
+
+
+def test_show_prints_all_eleven_columns(url: str) -> None:
+    created = run("create", uuid4(), "FAILED", "--message", "one\ntwo", "--data", '{"a": "é"}', "--details", '{"retriable": false}')
+    shown = run("show", re.findall(r"^id +(\S+)", created.out, re.MULTILINE)[0])
+    assert created.out == shown.out
+    assert re.findall(r"^\w+", shown.out, re.MULTILINE) == list(FlowRunState.model_fields)
+    lines = [line.rstrip() for line in shown.out.splitlines()]
+    assert "message             one" in lines
+    assert "                    two" in lines
+    assert '                      "a": "é"' in lines
+    assert '                      "retriable": false' in lines
+    assert "result_artifact_id  -" in lines
+
+
+def test_the_option_wins_over_the_environment(url: str, layout_dsns: dict[Layout, str]) -> None:
+    assert run("check").code == 0
+    assert run("check", "--database-url", layout_dsns["prefect"]).code == 1
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWSTATES_DATABASE_URL", "")
+    done = run("check")
+    assert (done.code, done.err.split()[1]) == (2, "data:")
+
+
+def test_an_address_of_sqlalchemy_is_taken(dsn: str) -> None:
+    assert run("check", "--database-url", dsn.replace("postgresql:", "postgresql+asyncpg:")).code == 0
+
+
+# Prefect's tables
+
+
+def test_prefects_states_are_read_and_deleted_and_never_created(layout_dsns: dict[Layout, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    dsn, run_id = layout_dsns["prefect"], uuid4()
+    monkeypatch.setenv("FLOWSTATES_DATABASE_URL", dsn)
+    execute(dsn, "insert into flow_run (id) values ($1)", run_id)
+    id_ = execute(dsn, "insert into flow_run_state (flow_run_id, type, name) values ($1, 'PENDING', 'Pending') returning id", run_id)
+    assert [record["id"] for record in run("list", run_id, "--layout", "prefect", "--json").records] == [str(id_)]
+    assert run("show", id_, "--layout", "prefect").code == 0
+    created = run("create", run_id, "RUNNING", "--layout", "prefect")
+    assert (created.code, created.out) == (2, "")
+    assert run("delete", id_, "--layout", "prefect").code == 0
+    assert run("check", "--layout", "prefect").out == "the database fits the layout prefect\n"
+    assert run("migrate").code == 3
+    execute(dsn, "delete from flow_run where id = $1", run_id)
+
+
+def test_without_a_database_the_layout_prefect_is_refused() -> None:
+    done = run("list", uuid4(), "--layout", "prefect")
+    assert (done.code, done.out) == (2, "")
+    assert "--database-url" in done.err
+
+
+# migrate and check
+
+
+def test_migrate_applies_once(own_dsn: str) -> None:
+    lacking = run("check", "--database-url", own_dsn)
+    assert (lacking.code, lacking.out.splitlines()[0]) == (1, "table flow_run_state: expected a table on the search path, found none")
+    assert run("check", "--database-url", own_dsn, "--json").records[0] == {
+        "where": "table flow_run_state",
+        "expected": "a table on the search path",
+        "found": "none",
+    }
+    first = run("migrate", "--database-url", own_dsn, "--json").records
+    assert first[0] == {"name": "0001_flow_run_state", "applied": True}
+    assert run("migrate", "--database-url", own_dsn) == Done(0, "nothing to apply: the database is current\n", "")
+    assert run("migrate", "--database-url", own_dsn, "--json") == Done(0, "", "")
+    assert run("check", "--database-url", own_dsn, "--json") == Done(0, "", "")
+
+
+def test_migrate_names_what_it_applied(own_dsn: str) -> None:
+    assert run("migrate", "--database-url", own_dsn).out.splitlines()[0] == "applied: 0001_flow_run_state"
+
+
+def test_the_script_needs_no_database() -> None:
+    assert run("migrate", "--sql", "--database-url", UNREACHABLE) == Done(0, migration_script(), "")
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list", "no-uuid"),
+        ("show", "no-uuid"),
+        ("delete", "no-uuid"),
+        ("list",),
+        ("lost",),
+        ("list", SOME_ID, "--layout", "other"),
+        ("list", SOME_ID, "--database-url", ""),
+        ("list", SOME_ID, "--database-url", "mysql://me@host/db"),
+        ("create", SOME_ID, "DONE"),
+        ("create", "no-uuid", "RUNNING"),
+        ("create", SOME_ID, "RUNNING", "--id", "no-uuid"),
+        ("create", SOME_ID, "RUNNING", "--name", ""),
+        ("create", SOME_ID, "RUNNING", "--name", "a\udcffb"),
+        ("create", SOME_ID, "RUNNING", "--timestamp", "yesterday"),
+        ("create", SOME_ID, "RUNNING", "--timestamp", "2030-01-31T12:00:00"),
+        ("create", SOME_ID, "RUNNING", "--data", "{"),
+        ("create", SOME_ID, "RUNNING", "--data", "NaN"),
+        ("create", SOME_ID, "RUNNING", "--data", "[" * 100_000),
+        ("create", SOME_ID, "RUNNING", "--data", "9" * 5_000),
+        ("create", SOME_ID, "RUNNING", "--details", "[1]"),
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments))[:60],
+)
+def test_bad_input_is_2(arguments: tuple[object, ...], url: str) -> None:
+    done = run(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert "rror: " in done.err.splitlines()[-1]
+
+
+def test_a_conflict_is_1(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    id_ = uuid4()
+    assert run("create", uuid4(), "RUNNING", "--id", id_).code == 0
+    done = run("create", uuid4(), "RUNNING", "--id", id_)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"error: {id_} is stored already")
+
+
+def test_the_database_is_3(own_dsn: str) -> None:
+    refused = run("list", uuid4(), "--database-url", UNREACHABLE)
+    assert refused.code == 3
+    assert refused.err.startswith("error: no connection to the database: ")
+    assert run("list", uuid4(), "--database-url", re.sub("flowstates_test_.*", "nowhere", own_dsn)).code == 3
+    without_table = run("list", uuid4(), "--database-url", own_dsn)
+    assert without_table.code == 3
+    assert "flowstates migrate" in without_table.err.splitlines()[1]  # the note
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (TimeoutError(), 3, "error: no answer of the database in time"),
+        (MigrationError("changed"), 3, "error: changed"),
+        (UnreadableRowError(UUID(int=1), "name", "a\x1b"), 3, f"error: flow run state {UUID(int=1)}: name: a\\x1b"),
+        (asyncpg.InterfaceError("closed"), 3, "error: closed"),
+        (asyncpg.ConnectionDoesNotExistError("gone"), 3, "error: gone"),
+        (FlowRunStateConflictError(state(StateType.RUNNING, 0, id=UUID(int=2))), 1, f"error: {UUID(int=2)} is stored already"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_errors_are_lines_and_codes(error: Exception, code: int, line: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    error.add_note("a note")
+    monkeypatch.setattr("flowstates.check", fail)
+    done = run("check")
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith(line)
+    assert done.err.endswith("\n  a note\n")
+
+
+def test_a_fault_of_our_own_is_not_hidden(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr("flowstates.check", fail)
+    with pytest.raises(KeyError):
+        run("check")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:hunter2@127.0.0.1:1/db",
+        "postgresql://me:hunter2@host.invalid/db",
+        "postgresql://me:hunt/hunter2@127.0.0.1/db",
+        "postgresql://me:hunter2#x@127.0.0.1/db",
+        "postgresql://me:hunter2?x@127.0.0.1/db",
+        "postgresql://me:[hunter2@127.0.0.1/db",
+        "postgresql://me:hunter2@127.0.0.1:port/db",
+        "postgresql://me@127.0.0.1:1/db?password=hunter2",
+        "postgresql://me:hunter2@127.0.0.1:1/db?sslmode=other",
+        "host=127.0.0.1 port=1 password=hunter2",
+        "me:hunter2@127.0.0.1/db",
+    ],
+)
+def test_the_password_is_never_printed(address: str) -> None:
+    for done in (process("list", uuid4(), "--database-url", address), process("list", "--help", FLOWSTATES_DATABASE_URL=address)):
+        assert "hunt" not in done.out + done.err
+    assert process("check", FLOWSTATES_DATABASE_URL=address).code in (2, 3)
+
+
+def test_ctrl_c_is_130(own_dsn: str) -> None:
+    execute(own_dsn, "create table flow_run_state (id int)")
+    code = f"""
+import asyncio, asyncpg, os, signal, threading
+import flowstates
+from flowstates.cli import main
+async def wait(connection, **_):
+    threading.Timer(0.2, os.kill, (os.getpid(), {int(signal.SIGINT)})).start()
+    await connection.fetchval("select pg_sleep(60)")
+flowstates.check = wait
+main()
+"""
+    done = process("check", "--database-url", own_dsn, code=code)
+    assert (done.code, done.out, done.err.strip()) == (130, "", "")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_reader_that_goes_away_ends_it_quietly(options: tuple[str, ...], url: str) -> None:
+    run_id = uuid4()
+    run("create", run_id, "RUNNING", "--data", json.dumps("x" * 100_000))
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "flowstates.cli", "list", str(run_id), *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=write,
+        stderr=subprocess.PIPE,
+    )
+    os.close(write)
+    assert done.stderr == b""
+
+
+def test_the_version() -> None:
+    assert run("--version") == Done(0, f"flowstates {flowstates.__version__}\n", "")
+
+
+def test_help_says_the_exit_codes() -> None:
+    done = process("--help")
+    assert done.code == 0
+    assert "Exit codes: 0 done; 1 nothing there" in done.out
+
+
+# Extras
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_without_the_extra_it_says_what_to_install(module: str) -> None:
+    done = process("demo", code=f"import sys; sys.modules[{module!r}] = None; from flowstates.cli import main; main()")
+    assert done == Done(2, "", "error: the command line is not installed: pip install 'flowstates[cli,embedded]'\n")
+
+
+def test_without_the_embedded_server_it_says_what_to_install() -> None:
+    code = "import importlib.util; importlib.util.find_spec = lambda name: None; from flowstates.cli import main; main()"
+    done = process("list", uuid4(), code=code)
+    assert (done.code, done.out) == (2, "")
+    assert "pip install 'flowstates[cli,embedded]'" in done.err
+
+
+def test_the_library_does_not_load_the_command_line() -> None:
+    code = "import sys, flowstates; print([name for name in sys.modules if name.startswith(('flowstates.cli', 'typer', 'rich'))])"
+    assert process(code=code).out == "[]\n"
+
+
+# The embedded server
+
+
+def test_the_default_store_keeps_its_data(folder: Path) -> None:
+    run_id = uuid4()
+    created = process("create", run_id, "RUNNING", "--json", FLOWSTATES_DATA=str(folder / "data"))
+    assert (created.code, created.err) == (0, f"embedded server, data in {folder / 'data'} (no --database-url)\n")
+    listed = process("list", run_id, "--json", FLOWSTATES_DATA=str(folder / "data"))
+    assert (listed.code, listed.out) == (0, created.out)
+    assert process("migrate", "--json", FLOWSTATES_DATA=str(folder / "data")).out == ""
+
+
+def test_the_default_store_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWSTATES_DATA")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert data_folder() == Path("/home/me/.local/share/flowstates")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert data_folder() == Path("/data/flowstates")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert data_folder() == Path("/var/lib/flowstates/data")
+    monkeypatch.setenv("FLOWSTATES_DATA", "/mine")
+    assert data_folder() == Path("/mine")
+
+
+# demo
+
+
+def test_the_demo_needs_nothing() -> None:
+    done = process("demo")
+    assert (done.code, done.err) == (0, "embedded server, data in a temporary folder (no --database-url)\n")
+    assert "AwaitingRetry" in done.out
+    assert [line.rpartition(" ")[2] for line in done.out.splitlines() if "delete_flow_run_state" in line] == ["True", "False"]
+
+
+def test_the_demo_leaves_nothing_in_a_database_of_the_users(own_dsn: str) -> None:
+    done = run("demo", "--database-url", own_dsn)
+    assert (done.code, done.err) == (0, "")
+    assert execute(own_dsn, "select count(*) from pg_class where relnamespace = 'public'::regnamespace") == 0
+
+
+def test_the_demo_in_json(dsn: str) -> None:
+    *history, first, second = run("demo", "--database-url", dsn, "--json").records
+    assert len([FlowRunState.model_validate(record) for record in history]) == 7
+    assert (first["deleted"], second["deleted"], first["id"] == second["id"]) == (True, False, True)
+
+
+# A history as people see it
+
+
+def shown(
+    states: list[FlowRunState], now: datetime, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int = 80
+) -> list[str]:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_history(states, now=now)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= width
+    return lines
+
+
+def test_a_history_has_times_and_bars(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    states = [
+        state(StateType.PENDING, 0),
+        state(StateType.RUNNING, 10),
+        state(StateType.FAILED, 30, message="no rows\nat all"),
+    ]
+    lines = shown(states, BEGIN, capsys, monkeypatch)
+    assert lines[0] == f"run {UUID(int=1)}"
+    assert lines[2].split() == ["time", "(UTC)", "type", "name", "spent"]
+    pending, running, failed = lines[4:7]
+    assert pending.startswith("2030-01-31 12:00:00  PENDING  Pending  10m 00s  █")
+    assert running.startswith("2030-01-31 12:10:00  RUNNING  Running  20m 00s  █")
+    assert bar(running) in (2 * bar(pending) - 1, 2 * bar(pending))
+    assert failed == "2030-01-31 12:30:00  FAILED   Failed         -  no rows ..."
+    assert lines[-1] == "3 states in 30m 00s, ended FAILED."
+
+
+def test_the_last_state_is_open_until_now(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown([state(StateType.RUNNING, 0)], BEGIN + timedelta(hours=26), capsys, monkeypatch)
+    assert " 1d 02h+  █" in lines[4]
+    assert lines[-1] == "1 state in 1d 02h, still RUNNING (+: until now)."
+
+
+def test_a_state_of_the_future_has_no_time_yet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown([state(StateType.SCHEDULED, 5)], BEGIN, capsys, monkeypatch)
+    assert lines[4].endswith("0ms+")
+    assert lines[-1] == "1 state in 0ms, still SCHEDULED (+: until now)."
+
+
+def test_a_wide_terminal_has_the_ids(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    only = state(StateType.RUNNING, 0)
+    assert str(only.id) in "".join(shown([only], BEGIN, capsys, monkeypatch, width=120))
+    assert str(only.id) not in "".join(shown([only], BEGIN, capsys, monkeypatch, width=80))
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (timedelta(microseconds=1), "<1ms"),
+        (timedelta(milliseconds=999), "999ms"),
+        (timedelta(seconds=59.99), "59.9s"),
+        (timedelta(seconds=60), "1m 00s"),
+        (timedelta(hours=23, minutes=59, seconds=59), "23h 59m"),
+        (timedelta(days=400), "400d 00h"),
+    ],
+)
+def test_times_read_well(time: timedelta, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown([state(StateType.RUNNING, 0), state(StateType.COMPLETED, 0, timestamp=BEGIN + time)], BEGIN, capsys, monkeypatch)
+    assert f"Running    {text}".split() == lines[4].split()[3:-1]
+    assert bar(lines[4])
+
+
+ODD = "[red]a[/red] :smile:\n\r\t\x1b[31m\x07\x9b\u202e\u2028 実行中 👩‍💻\x00"
+
+
+def test_odd_text_stays_text(url: str) -> None:
+    odd = ODD.replace("\x00", "")
+    run_id = uuid4()
+    created = run("create", run_id, "FAILED", "--name", odd, "--message", odd, "--data", json.dumps({odd: odd}), "--json").records[0]
+    assert (created["name"], created["message"], created["data"]) == (odd, odd, {odd: odd})
+    for done in (run("list", run_id), run("show", created["id"])):
+        assert done.code == 0
+        assert "[red]a[/red]" in done.out
+        assert ":smile:" in done.out
+        assert not [c for c in done.out.replace("\n", "") if escape(c) != c]
+    assert "実行中" in run("list", run_id).out
+
+
+def test_a_name_adds_no_line_of_its_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown([state(StateType.RUNNING, 0, name="a\nb", message="\n\n")], BEGIN, capsys, monkeypatch)
+    assert len(lines) == 7
+    assert "a\\nb" in lines[4]
+
+
+def test_a_long_message_is_cut_in_the_table_and_whole_in_show(url: str) -> None:
+    run_id = uuid4()
+    id_ = run("create", run_id, "FAILED", "--message", "x" * 1000, "--json").records[0]["id"]
+    assert run("list", run_id).out.count("x") == 160
+    assert run("show", id_).out.count("x") == 1000
+
+
+def test_a_terminal_without_unicode(url: str) -> None:
+    run_id = uuid4()
+    run("create", run_id, "PENDING", "--name", "實行", "--message", "é")
+    run("create", run_id, "RUNNING")
+    done = process("list", run_id, PYTHONIOENCODING="ascii")
+    assert done.code == 0
+    assert "#" in done.out
+    assert "\\u5be6\\u884c" in done.out
+    assert process("list", run_id, "--json", PYTHONIOENCODING="ascii").records[0]["name"] == "實行"
+
+
+def test_colours_go_to_terminals_alone(url: str) -> None:
+    run_id = uuid4()
+    run("create", run_id, "RUNNING")
+    assert "\x1b" not in process("list", run_id).out
+    assert "\x1b[36m" in process("list", run_id, FORCE_COLOR="1", TERM="xterm").out
+    assert "\x1b[36m" not in process("list", run_id, FORCE_COLOR="1", TERM="xterm", NO_COLOR="1").out

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from flowstates import FlowRunStateRepository, migrate, queries
+from flowstates.queries import Layout
+from tests.contract import problems, without_method
+
+SQL = Path(str(queries.root()))
+LAYOUTS: tuple[Layout, ...] = ("flowstates", "prefect")
+FILES = [
+    (layout, name) for layout in LAYOUTS for name in sorted({path.stem for folder in ("queries", layout) for path in (SQL / folder).glob("*.sql")})
+]
+READ = queries.query("read_flow_run_state", "flowstates")
+
+
+@pytest.mark.parametrize(("layout", "name"), FILES)
+async def test_file_keeps_its_contract(layout_dsns: dict[Layout, str], layout: Layout, name: str) -> None:
+    assert await problems(layout_dsns[layout], name, queries.query(name, layout)) == []
+
+
+def test_every_file_is_run_by_a_method_and_every_method_has_a_file() -> None:
+    names = {name for _, name in FILES}
+    assert without_method(names) == set()
+    methods = {name for name in vars(FlowRunStateRepository) if not name.startswith("_")}
+    assert methods - names == set()
+
+
+def test_a_file_that_no_method_runs_is_found() -> None:
+    assert without_method({"read_flow_run_state", "read_flow_run_stats"}) == {"read_flow_run_stats"}
+
+
+def test_every_text_of_a_folder_is_named_in_the_package() -> None:
+    source = "".join(path.read_text() for path in (SQL.parent / "flowstates").rglob("*.py"))
+    named = {path.stem for folder in SQL.iterdir() if folder.is_dir() and folder.name != "migrations" for path in folder.glob("*.sql")}
+    assert {name for name in named if f'"{name}"' not in source} == set()
+
+
+def test_a_prefect_text_has_the_signature_of_the_common_one() -> None:
+    for path in (SQL / "prefect").glob("*.sql"):
+        assert path.read_text().splitlines()[0] == (SQL / "queries" / path.name).read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("columns are", READ.replace("data::text as data, ", "")),
+        ("columns are", READ.replace("id, created, updated,", "id, updated, created,")),
+        ("parameters are", READ.replace("(flow_run_state_id text)", "(flow_run_state_id uuid)")),
+        ("parameters are", READ.replace("$1::text::uuid", "$1::uuid")),
+        ("name may be null", READ.replace("name::text as name", "message::text as name")),
+        ("the record refuses id", READ.replace("select id,", "select name::text as id,")),
+        ("line 1", READ.replace("-> optional", "-> perhaps")),
+        ("line 1", READ.replace("-- read_flow_run_state(", "-- read_flow_run_stat(")),
+        ("line 2", re.sub(r"\n-- .*", "", READ, count=1)),
+        ("the server refuses it", READ.replace("result_artifact_id", "artifact_id")),
+        ("there is no record", READ.replace("FlowRunState", "FlowState")),
+        ("one statement", READ + "select 1;\n"),
+        ("select *", READ.replace("select id,", "select *, id,")),
+    ],
+)
+async def test_a_planted_fault_is_found(dsn: str, fault: str, text: str) -> None:
+    assert text != READ
+    assert fault in " ".join(await problems(dsn, "read_flow_run_state", text))
+
+
+async def test_a_new_enum_label_is_found(own_dsn: str) -> None:
+    connection = await asyncpg.connect(own_dsn)
+    await migrate(connection)
+    await connection.execute("alter type state_type add value 'SUSPENDED'")
+    await connection.close()
+    assert "label SUSPENDED the record refuses type" in " ".join(await problems(own_dsn, "read_flow_run_state", READ))
+
+
+@pytest.mark.parametrize("path", sorted((SQL / "catalog").glob("*.sql")), ids=lambda path: path.stem)
+async def test_catalog_file_is_one_that_the_server_takes(dsn: str, path: Path) -> None:
+    text = path.read_text()
+    assert re.match(rf"-- {path.stem}\(.*\) -> (one|many|optional) row|-- {path.stem}\(.*\) -> affected", text)
+    connection = await asyncpg.connect(dsn)
+    statement = await connection.prepare(text)
+    given = re.findall(r"\w+ (\w+)", re.sub(r"\.\.\.", "", text[text.index("(") + 1 : text.index(")")]))
+    assert [parameter.name for parameter in statement.get_parameters()] == given
+    await connection.close()

