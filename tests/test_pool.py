@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -54,11 +55,10 @@ async def test_a_password_that_is_a_callable_is_asked_for_each_connection(dsn: s
 
     async def password() -> str:
         asked.append(1)
-        return "secret"
+        return urlsplit(dsn).password or "any, to a server that trusts its clients"
 
     async with create_pool(dsn, password=password, min_size=2) as pool:
         assert await pool.fetchval("select 1") == 1
-    # A server that trusts its clients never wants the password, but asyncpg asks for it before it connects.
     assert len(asked) == 2
 
 
