@@ -14,13 +14,14 @@ from flowstates.errors import (
 )
 from flowstates.migrations import migrate
 from flowstates.pool import create_pool
-from flowstates.records import FlowRunState, NewFlowRunState, StateDetails, StateType
+from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType
 from flowstates.repository import FlowRunStateRepository
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ContentionError",
+    "CreateOutcome",
     "FlowRunState",
     "FlowRunStateConflictError",
     "FlowRunStateRepository",

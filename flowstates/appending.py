@@ -3,38 +3,90 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import count
+from types import EllipsisType
+from typing import TypeAlias
+from uuid import UUID
 
-from flowstates.errors import ContentionError, FlowRunStateConflictError
-from flowstates.execution import Execution
-from flowstates.records import FlowRunState, NewFlowRunState
+from flowstates.errors import ContentionError, FlowRunStateConflictError, InvalidInputError, UnexpectedStateError
+from flowstates.execution import Argument, Execution
+from flowstates.records import FlowRunState, NewFlowRunState, StateType, to_uuid
+
+Expected: TypeAlias = UUID | str | Collection[StateType] | EllipsisType | None
+
+_TRIES_BEFORE_THE_QUEUE = 2
 
 
-async def append(execution: Execution, new: NewFlowRunState, *, timeout: float | None) -> FlowRunState:
-    """The state as stored. A lost race is run again until `timeout`, in seconds."""
+@dataclass(frozen=True)
+class Expectation:
+    """What the run's current state must be: the one of an id, one of some types (the empty text is no state at all), or anything."""
+
+    id: UUID | None = None
+    types: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, expected: Expected) -> Expectation:
+        """The expectation that a caller's `expected` says."""
+        if expected is ...:
+            return cls()
+        if expected is None:
+            return cls(types=frozenset({""}))
+        try:
+            if isinstance(expected, Collection) and not isinstance(expected, str | bytes):
+                types = frozenset(StateType(type_).value for type_ in expected)
+                if not types:
+                    raise ValueError("is an empty set, which no state can be in")
+                return cls(types=types)
+            if isinstance(expected, StateType):
+                raise ValueError(f"is a type; say {{StateType.{expected}}}, a set")
+            return cls(id=to_uuid(expected))
+        except ValueError as error:
+            raise InvalidInputError("expected", str(error)) from None
+
+    def holds(self, current: FlowRunState | None) -> bool:
+        """Whether a run's current state, None for a run without history, is what is expected."""
+        if self.id is not None:
+            return current is not None and current.id == self.id
+        return self.types is None or ("" if current is None else current.type.value) in self.types
+
+    def arguments(self) -> tuple[Argument, Argument]:
+        """The query's last two parameters."""
+        return None if self.id is None else str(self.id), None if self.types is None else sorted(self.types)
+
+
+async def append(execution: Execution, new: NewFlowRunState, expectation: Expectation, *, timeout: float | None) -> FlowRunState:
+    """The state as stored. A lost race that leaves the expectation true is run again until `timeout`, in seconds."""
     clock = asyncio.get_running_loop().time
     deadline = None if timeout is None else clock() + timeout
-    arguments = _arguments(new)
-    while True:
-        left = None if deadline is None else deadline - clock()
-        stored = await execution.insert("create_flow_run_state", *arguments, id=new.id, timeout=left)
-        if stored is not None:
-            return stored
-        taken = await execution.optional("read_flow_run_state", str(new.id), timeout=left)
-        if taken is not None:
-            raise FlowRunStateConflictError(taken)
-        if deadline is not None and clock() >= deadline:
-            raise ContentionError(f"run {new.flow_run_id}: other writers were first until the timeout of {timeout} s; nothing was stored")
-
-
-def _arguments(new: NewFlowRunState) -> tuple[str | None, ...]:
-    return (
-        str(new.flow_run_id),
-        new.type.value,
-        str(new.id),
-        None if new.timestamp is None else new.timestamp.isoformat(),
-        new.name,
-        new.message,
-        new.details_json(),
-        new.data_json(),
-        None if new.result_artifact_id is None else str(new.result_artifact_id),
-    )
+    arguments = new.as_parameters()
+    longest = 0.0
+    async with asyncio.timeout(timeout):
+        for tries in count(1):
+            begun = clock()
+            stored = await execution.insert(
+                "create_flow_run_state",
+                *arguments,
+                *expectation.arguments(),
+                id=new.id,
+                queue=str(new.flow_run_id) if tries > _TRIES_BEFORE_THE_QUEUE else None,
+                timeout=None,
+            )
+            if stored is not None:
+                return stored
+            # Why it stored nothing cannot be told from the statement's own snapshot.
+            found = await execution.stored("create_flow_run_state.miss", *arguments, timeout=None)
+            for state, agrees in found:
+                if state.id == new.id:
+                    if agrees:
+                        return state
+                    raise FlowRunStateConflictError(state)
+            current = max((state for state, _ in found), key=lambda state: state.timestamp, default=None)
+            if not expectation.holds(current):
+                raise UnexpectedStateError(current)
+            longest = max(longest, clock() - begun)
+            # A try that the timeout cut off might store its state unseen. So no try is begun that is not likely to end in time.
+            if deadline is not None and deadline - clock() < 2 * longest:
+                break
+    raise ContentionError(f"run {new.flow_run_id}: other writers were first for {timeout} s; nothing was stored")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -18,6 +19,7 @@ from flowstates.records import FlowRunState
 from flowstates.rows import are_native, to_states, to_states_from_json
 
 AnyConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Argument: TypeAlias = str | Sequence[str | None] | None
 PoolOrConnection: TypeAlias = "asyncpg.Pool[asyncpg.Record] | AnyConnection"
 
 _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
@@ -44,31 +46,37 @@ class Execution:
         if layout not in _CURES:
             raise InvalidInputError("layout", f"is {layout!r}, not 'flowstates' or 'prefect'")
         self._pool_or_connection = pool_or_connection
+        self.is_pool = isinstance(pool_or_connection, asyncpg.Pool)
         self.layout: Layout = layout
 
-    async def many(self, name: str, *arguments: str | None, timeout: float | None) -> list[FlowRunState]:
-        """The records of the read `name`. Where a codec of the connection, or a time that asyncpg cannot decode, is in the way, it is asked twice."""
-        text = queries.query(name, self.layout)
-        async with asyncio.timeout(timeout), self._connection() as connection:
-            try:
-                rows = await connection.fetch(text, *arguments)
-                if are_native(rows):
-                    return to_states(rows)
-            except OverflowError:
-                pass  # a time outside the years 1 to 9999; asyncpg does not say of which row
-            plain = queries.fill(queries.catalog("read_as_json"), "read", text.rstrip().removesuffix(";"))
-            return to_states_from_json([row["row"] for row in await connection.fetch(plain, *arguments)])
+    async def many(self, name: str, *arguments: Argument, timeout: float | None) -> list[FlowRunState]:
+        """The records of the read `name`."""
+        return (await self._read(name, arguments, timeout))[0]
 
-    async def optional(self, name: str, *arguments: str | None, timeout: float | None) -> FlowRunState | None:
+    async def optional(self, name: str, *arguments: Argument, timeout: float | None) -> FlowRunState | None:
         """The record of the read `name`, which has one at most."""
         found = await self.many(name, *arguments, timeout=timeout)
         return found[0] if found else None
 
-    async def insert(self, name: str, *arguments: str | None, id: UUID, timeout: float | None) -> FlowRunState | None:
-        """The record that the insert `name` stored under `id`; None if it stored nothing, because of its condition or of another transaction."""
-        async with asyncio.timeout(timeout), self._connection() as connection:
+    async def stored(self, name: str, *arguments: Argument, timeout: float | None) -> list[tuple[FlowRunState, bool]]:
+        """The records of the read `name`, each with its column `agrees`."""
+        states, rows = await self._read(name, arguments, timeout)
+        return [(state, row["agrees"]) for state, row in zip(states, rows, strict=True)]
+
+    async def insert(self, name: str, *arguments: Argument, id: UUID, queue: str | None, timeout: float | None) -> FlowRunState | None:
+        """The record that the insert `name` stored under `id`; None if it stored nothing, because of its condition or of another transaction.
+
+        With `queue`, a run's id, it waits its turn among the inserts that queue for that run. That takes a transaction, so it is done on a pool only.
+        """
+        text = queries.query(name, self.layout)
+        async with asyncio.timeout(timeout), self.connection() as connection:
             try:
-                rows = await connection.fetch(queries.query(name, self.layout), *arguments)
+                if queue is not None and self.is_pool:
+                    async with connection.transaction(isolation="read_committed"):
+                        await connection.fetch(queries.query("create_flow_run_state.queue", self.layout), queue)
+                        rows = await connection.fetch(text, *arguments)
+                else:
+                    rows = await connection.fetch(text, *arguments)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 if connection.is_in_transaction():
                     raise  # the caller's transaction is lost, and with it more than this insert
@@ -82,13 +90,28 @@ class Execution:
             raise UnreadableRowError(id, "id", "was stored, and deleted before it could be read in types that its connection's codecs leave alone")
         return stored
 
-    async def value(self, name: str, *arguments: str | None, timeout: float | None) -> Any:
-        """The first column of the first row of query `name`, None if there is no row."""
-        async with asyncio.timeout(timeout), self._connection() as connection:
-            return await connection.fetchval(queries.query(name, self.layout), *arguments)
+    async def values(self, name: str, *arguments: Argument, timeout: float | None) -> list[Any]:
+        """The first column of each row of query `name`."""
+        async with asyncio.timeout(timeout), self.connection() as connection:
+            return [row[0] for row in await _fetch(connection, queries.query(name, self.layout), arguments)]
+
+    async def _read(self, name: str, arguments: Sequence[Argument], timeout: float | None) -> tuple[list[FlowRunState], Sequence[Any]]:
+        text = queries.query(name, self.layout)
+        async with asyncio.timeout(timeout), self.connection() as connection:
+            try:
+                rows = await _fetch(connection, text, arguments)
+                if are_native(rows):
+                    return to_states(rows), rows
+            except OverflowError:
+                pass  # a time outside the years 1 to 9999; asyncpg does not say of which row
+            # A codec of the connection, or such a time, is in the way: the server is asked once more, for what neither can touch.
+            plain = queries.fill(queries.catalog("read_as_json"), "read", text.rstrip().removesuffix(";"))
+            objects = [json.loads(row["row"]) for row in await _fetch(connection, plain, arguments)]
+            return to_states_from_json(objects), objects
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AnyConnection]:
+    async def connection(self) -> AsyncIterator[AnyConnection]:
+        """A connection; errors that leave the block with it get their cure as a note."""
         try:
             async with acquired(self._pool_or_connection) as connection:
                 yield connection
@@ -97,6 +120,16 @@ class Execution:
             if cure:
                 error.add_note(cure)
             raise
+
+
+async def _fetch(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record]:
+    while True:
+        try:
+            return await connection.fetch(text, *arguments)
+        except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+            # The server undid this one statement for another transaction's sake, so it can be run again; a caller's transaction cannot.
+            if connection.is_in_transaction():
+                raise
 
 
 @asynccontextmanager

@@ -6,10 +6,11 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import isfinite
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -27,7 +28,7 @@ LATEST = datetime(9999, 12, 30, tzinfo=UTC)
 
 MOST_LEVELS = 200
 """Levels of nesting that pydantic_core reads back from JSON; the server takes thousands."""
-_MOST_DIGITS = 4300  # of an integer that pydantic_core reads back, and Python's own limit
+_MOST_DIGITS = 4000  # of an integer; pydantic_core and Python read 4,300 characters back
 _GREATEST = 10**_MOST_DIGITS - 1
 _UUID = re.compile(r"(urn:uuid:)?\{?[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}\}?", re.IGNORECASE)
 
@@ -244,7 +245,7 @@ class NewFlowRunState(Input):
     """A state to be created. What is left out is resolved here: a UUIDv7 as id, the default name of the type, empty details.
 
     Whatever cannot be stored and read back as it is raises InvalidInputError: a time that is naive or not in [EARLIEST, LATEST), text with NUL
-    or a lone surrogate, data that JSON does not have, that is nested deeper than 200 levels or holds an integer of more than 4,300 digits.
+    or a lone surrogate, data that JSON does not have, that is nested deeper than 200 levels or holds an integer of more than 4,000 digits.
     `timestamp` None means the server's clock.
     """
 
@@ -272,10 +273,32 @@ class NewFlowRunState(Input):
             self.__dict__["name"] = self.type.value.title()
         return self
 
-    def details_json(self) -> str:
-        """The details as they are stored: what differs from the default, and unknown keys, so that equal details are equal text."""
-        return self.state_details.model_dump_json(exclude_defaults=True)
+    def as_parameters(self) -> tuple[str | None, ...]:
+        """The values in the order of the fields, flow_run_id and type first, as the queries take them: as text.
 
-    def data_json(self) -> str | None:
-        """The data as it is stored; None is SQL null."""
-        return None if self.data is None else json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
+        Details are stored as what differs from the defaults, and unknown keys: equal details are equal text, and most are short.
+        """
+        return (
+            str(self.flow_run_id),
+            self.type.value,
+            str(self.id),
+            None if self.timestamp is None else self.timestamp.isoformat(),
+            self.name,
+            self.message,
+            self.state_details.model_dump_json(exclude_defaults=True),
+            None if self.data is None else json.dumps(self.data, ensure_ascii=False, separators=(",", ":")),
+            None if self.result_artifact_id is None else str(self.result_artifact_id),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOutcome:
+    """What became of one state of a batch: `created`, `present` before with the same content, or `refused` for a `reason`.
+
+    `timestamp` is the stored one, which may be later than the given; None for a refused state.
+    """
+
+    id: UUID
+    status: Literal["created", "present", "refused"]
+    timestamp: datetime | None = None
+    reason: str | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from flowstates.appending import append
+from flowstates.appending import Expectation, Expected, append
+from flowstates.bulk import append_many
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
 from flowstates.execution import Execution, PoolOrConnection
 from flowstates.queries import Layout
-from flowstates.records import FlowRunState, NewFlowRunState, StateDetails, StateType, to_uuid
+from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, to_uuid
 
 
 class FlowRunStateRepository:
@@ -48,17 +50,29 @@ class FlowRunStateRepository:
         state_details: StateDetails | dict[str, Any] | None = None,
         data: Any = None,
         result_artifact_id: UUID | str | None = None,
+        expected: Expected = ...,
         timeout: float | None = 60.0,
     ) -> FlowRunState:
         """Appends a state to a run's history, the first of which makes the run known.
 
+        After a TimeoutError, a cancellation or a lost connection the state may have been stored, and only a caller who passed `id` can repeat
+        the call: the same `id` with the same content returns the state that is stored, also when `expected` no longer holds. With other content,
+        or in another run, it is FlowRunStateConflictError. A deleted state may be created again.
+
         The stored timestamp is the later of the given one (else the server's clock, which all workers share) and one microsecond after the run's
-        current state. `name` defaults to the type's own, `id` to a UUIDv7. A race lost to another writer of the run is run again until `timeout`;
-        then ContentionError says that nothing was stored. After a TimeoutError or a cancellation the state may have been stored: only a caller
-        who passed `id` can look. An `id` that is taken is FlowRunStateConflictError. On the layout `prefect`: ReadOnlyLayoutError.
+        current state. `name` defaults to the type's own, `id` to a UUIDv7.
+
+        `expected` is what the run's current state must be: an id, None for a run without history, or a set of StateType; UnexpectedStateError
+        otherwise, with the current state as read after the miss. Of several that expect one id, or None, at most one succeeds while its state
+        remains. With types each is judged at its turn. A race lost to a write that leaves the expectation true is run again until `timeout`; then
+        ContentionError says that nothing was stored.
+
+        In a transaction of the caller's all of this becomes true when that commits; a serialization failure (40001) or a deadlock (40P01) is
+        asyncpg's error, nothing of the transaction is stored, and it is to be repeated whole. On the layout `prefect`: ReadOnlyLayoutError.
+
+        A state that is stored took one round trip; one that was not took a second, which reads why.
         """
-        if self._execution.layout == "prefect":
-            raise ReadOnlyLayoutError("states of the layout prefect are created by Prefect alone")
+        self._refuse_read_only()
         new = NewFlowRunState(
             flow_run_id=flow_run_id,
             type=type,
@@ -70,7 +84,24 @@ class FlowRunStateRepository:
             data=data,
             result_artifact_id=result_artifact_id,
         )
-        return await append(self._execution, new, timeout=timeout)
+        return await append(self._execution, new, Expectation.of(expected), timeout=timeout)
+
+    async def create_flow_run_states(
+        self, states: Iterable[NewFlowRunState], *, on_tie: Literal["nudge", "refuse"] = "nudge", timeout: float | None = None
+    ) -> list[CreateOutcome]:
+        """Stores states of any number of runs in one transaction, for imports and backfills; an outcome for each, in their order.
+
+        A given timestamp is stored as it is, also when it is older than what is there. If it is taken in its run, the first free microsecond
+        after it is stored, or with `on_tie="refuse"` the state is refused. A state whose id is stored already is `present` if the content is the
+        same and `refused` if not. A refused state does not undo the others; an error of the server or a cancellation undoes all of them.
+
+        Runs are written in the order of their ids, so that two batches do not lock each other out. A batch takes several round trips: one reads the
+        ends of its runs, one copies the rows, and what is met on the way takes more. All of it is sent at once, so cut what is large.
+        """
+        self._refuse_read_only()
+        if on_tie not in ("nudge", "refuse"):
+            raise InvalidInputError("on_tie", f"is {on_tie!r}, not 'nudge' or 'refuse'")
+        return await append_many(self._execution, list(states), nudge=on_tie == "nudge", timeout=timeout)
 
     async def delete_flow_run_state(self, flow_run_state_id: UUID | str, *, timeout: float | None = None) -> bool:
         """Deletes one state by its id; whether there was one.
@@ -78,8 +109,27 @@ class FlowRunStateRepository:
         Deleting a run's current state makes the one before it current again. On the layout `prefect` the server also sets a
         `flow_run.state_id` that points at it to null, and the other columns of `flow_run` keep what they say.
         """
-        gone = await self._execution.value("delete_flow_run_state", _id_text("flow_run_state_id", flow_run_state_id), timeout=timeout)
-        return gone is not None
+        return bool(await self._execution.values("delete_flow_run_state", _id_text("flow_run_state_id", flow_run_state_id), timeout=timeout))
+
+    async def delete_flow_run_states(
+        self,
+        *,
+        flow_run_state_ids: Iterable[UUID | str] | None = None,
+        flow_run_ids: Iterable[UUID | str] | None = None,
+        timeout: float | None = None,
+    ) -> list[UUID]:
+        """Deletes states by their ids, or all states of some runs; the ids that went, in no order. Exactly one of the two is given."""
+        if (flow_run_state_ids is None) == (flow_run_ids is None):
+            raise InvalidInputError("flow_run_state_ids", "is to be given, or flow_run_ids, and not both")
+        if flow_run_state_ids is not None:
+            name, ids = "delete_flow_run_states.ids", _id_texts("flow_run_state_ids", flow_run_state_ids)
+        else:
+            name, ids = "delete_flow_run_states.runs", _id_texts("flow_run_ids", flow_run_ids)
+        return [UUID(id) for id in await self._execution.values(name, ids, timeout=timeout)] if ids else []
+
+    def _refuse_read_only(self) -> None:
+        if self._execution.layout == "prefect":
+            raise ReadOnlyLayoutError("states of the layout prefect are created by Prefect alone")
 
 
 def _id_text(field: str, value: object) -> str:
@@ -87,3 +137,9 @@ def _id_text(field: str, value: object) -> str:
         return str(to_uuid(value))
     except ValueError as error:
         raise InvalidInputError(field, str(error)) from None
+
+
+def _id_texts(field: str, values: object) -> list[str]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidInputError(field, f"is a {type(values).__name__}, not a collection of ids")
+    return [_id_text(field, value) for value in values]

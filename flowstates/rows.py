@@ -30,13 +30,13 @@ def are_native(rows: Sequence[Record]) -> bool:
 
 
 def to_states(rows: Iterable[Record]) -> list[FlowRunState]:
-    """The records of native rows, in their order; UnreadableRowError for the first that does not fit its record."""
-    return [_to_state(dict(zip(COLUMNS, row.values(), strict=True))) for row in rows]
+    """The records of native rows, whose first columns are COLUMNS, in their order; UnreadableRowError for the first that does not fit."""
+    return [_to_state(dict(zip(COLUMNS, row.values(), strict=False))) for row in rows]
 
 
-def to_states_from_json(rows: Iterable[str]) -> list[FlowRunState]:
-    """The records of rows that came as the text of a JSON object each."""
-    return [_to_state(_with_times(json.loads(row))) for row in rows]
+def to_states_from_json(rows: Iterable[dict[str, Any]]) -> list[FlowRunState]:
+    """The records of rows that came as a JSON object each."""
+    return [_to_state(_with_times({column: row[column] for column in COLUMNS})) for row in rows]
 
 
 def _to_state(values: dict[str, Any]) -> FlowRunState:

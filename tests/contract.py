@@ -17,9 +17,9 @@ from flowstates.rows import to_states
 
 SIGNATURE = re.compile(
     r"-- (?P<name>[a-z_]+(\.[a-z_]+)?)\((?P<parameters>[a-z_]+ [a-z\[\]]+(?:, [a-z_]+ [a-z\[\]]+)*)?\)"
-    r" -> (?P<result>(?:optional|one|many) [A-Za-z]+|value [a-z]+|affected)"
+    r" -> (?P<result>(?:optional|one|many) [A-Za-z]+|values? [a-z]+|affected)"
 )
-RECORDS = {"FlowRunState": FlowRunState}
+COLUMNS = {"FlowRunState": list(FlowRunState.model_fields), "StoredState": [*FlowRunState.model_fields, "agrees"]}
 RUNNERS = (FlowRunStateRepository,)
 
 
@@ -62,16 +62,18 @@ async def problems(dsn: str, name: str, text: str) -> list[str]:
     shape, _, wanted = signature["result"].partition(" ")
     if shape == "affected":
         return found if not columns else [*found, f"returns {columns}"]
-    if shape == "value":
+    if wanted == "row":
+        return found
+    if shape in ("value", "values"):
         return found if [type_ for _, type_ in columns] == [wanted] else [*found, f"returns {columns}"]
     return found + _record_problems(dsn, text, wanted, columns, labels)
 
 
 def _record_problems(dsn: str, text: str, wanted: str, columns: list[tuple[str, str]], labels: list[str]) -> list[str]:
-    if wanted not in RECORDS:
+    if wanted not in COLUMNS:
         return [f"there is no record {wanted}"]
-    fields = RECORDS[wanted].model_fields
-    if [name for name, _ in columns] != list(fields):
+    fields = FlowRunState.model_fields
+    if [name for name, _ in columns] != COLUMNS[wanted]:
         return [f"columns are {[name for name, _ in columns]}"]
     found = []
     for label in labels:
@@ -80,7 +82,7 @@ def _record_problems(dsn: str, text: str, wanted: str, columns: list[tuple[str, 
         except UnreadableRowError as error:
             found.append(f"with the label {label} the record refuses {error.field}: {error.message}")
     for (name, _), not_null in zip(columns, _not_null(dsn, text), strict=True):
-        annotation = fields[name].annotation
+        annotation = fields[name].annotation if name in fields else Any
         if not not_null and annotation is not Any and NoneType not in get_args(annotation):
             found.append(f"{name} may be null, and the record's field may not")
     return found

@@ -15,6 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def test_the_public_names() -> None:
     assert flowstates.__all__ == [
         "ContentionError",
+        "CreateOutcome",
         "FlowRunState",
         "FlowRunStateConflictError",
         "FlowRunStateRepository",

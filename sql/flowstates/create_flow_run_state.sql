@@ -1,5 +1,6 @@
--- create_flow_run_state(flow_run_id text, type text, id text, timestamp text, name text, message text, state_details text, data text, result_artifact_id text) -> optional FlowRunState
--- Appends a state to a run's history; no row if another writer was first, or if the id is taken.
+-- create_flow_run_state(flow_run_id text, type text, id text, timestamp text, name text, message text, state_details text, data text, result_artifact_id text, expected_id text, expected_types text[]) -> optional FlowRunState
+-- Appends a state to a run's history; no row if another writer was first, if the run's current state is not the expected one, or if the
+-- id is taken. The empty text among the expected types stands for a run without history.
 -- The insert stays on top and not inside a CTE: Citus would plan that as a step of its own. The two reads lock what the new state
 -- follows against a delete, which could otherwise free a number for a second writer that saw another history.
 -- The next number is the run's highest plus one, not the current state's: after a backfill the newest by time need not be the highest.
@@ -9,7 +10,7 @@ select $1::text::uuid, $2::text::state_type, $3::text::uuid,
        $5::text, $6::text, $7::text::jsonb, $8::text::jsonb, $9::text::uuid, coalesce(highest.sequence, 0) + 1
   from (values (true)) as one (row)
   left join lateral (
-       select timestamp
+       select id, type, timestamp
          from flow_run_state
         where flow_run_id = $1::text::uuid
         order by timestamp desc
@@ -22,6 +23,8 @@ select $1::text::uuid, $2::text::state_type, $3::text::uuid,
         order by sequence desc
         limit 1
           for key share) as highest on true
+ where ($10::text is null or current.id = $10::text::uuid)
+   and ($11::text[] is null or coalesce(current.type::text, '') = any ($11::text[]))
     on conflict do nothing
 returning id, created, updated, flow_run_id, type::text as type, timestamp, name::text as name, message::text as message,
        state_details::text as state_details, data::text as data, result_artifact_id;

@@ -1,0 +1,185 @@
+"""The append of many states at once: the ends of their runs are read and locked, the states are numbered here, and one COPY stores them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+
+from flowstates import queries
+from flowstates.execution import AnyConnection, Argument, Execution
+from flowstates.queries import Layout
+from flowstates.records import CreateOutcome, NewFlowRunState
+
+_COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id", "sequence")
+_ROWS_A_MESSAGE = 500
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+async def append_many(execution: Execution, states: Sequence[NewFlowRunState], *, nudge: bool, timeout: float | None) -> list[CreateOutcome]:
+    """The outcome of each state, in their order. Outside the caller's transaction, what the server undid for another's sake is run again."""
+    if not states:
+        return []
+    async with asyncio.timeout(timeout), execution.connection() as connection:
+        while True:
+            nested = connection.is_in_transaction()
+            try:
+                async with connection.transaction(isolation=None if nested else "read_committed"):
+                    return await _Batch(connection, execution.layout, states, nudge).store()
+            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                if nested:
+                    raise
+
+
+@dataclass
+class _Run:
+    """Where a run's history ends: its highest number, and its newest timestamp and the server's clock in microseconds since 1970."""
+
+    sequence: int
+    newest: int | None
+    now: int
+    # Each taken timestamp, with one from which on a free one may be found.
+    taken: dict[int, int] = field(default_factory=dict)
+
+    def next(self) -> int:
+        """The server's clock, or one microsecond after the run's newest state if that is later."""
+        return self.now if self.newest is None else max(self.now, self.newest + 1)
+
+    def free(self, timestamp: int) -> int:
+        """The first free timestamp from this one on."""
+        found = timestamp
+        while found in self.taken:
+            found = self.taken[found]
+        if found != timestamp:
+            self.taken[timestamp] = found
+        return found
+
+    def take(self, timestamp: int) -> int:
+        """Takes a free timestamp and gives it the run's next number."""
+        self.taken[timestamp] = timestamp + 1
+        self.newest = timestamp if self.newest is None else max(self.newest, timestamp)
+        self.sequence += 1
+        return self.sequence
+
+
+class _Batch:
+    """One try at storing states, inside a transaction."""
+
+    def __init__(self, connection: AnyConnection, layout: Layout, states: Sequence[NewFlowRunState], nudge: bool) -> None:
+        self._connection = connection
+        self._layout = layout
+        self._states = states
+        self._nudge = nudge
+        self._parameters = [state.as_parameters() for state in states]
+        self._outcomes: dict[int, CreateOutcome] = {}
+
+    async def store(self) -> list[CreateOutcome]:
+        """The outcome of each state."""
+        firsts: dict[UUID, int] = {}
+        for index, state in enumerate(self._states):
+            firsts.setdefault(state.id, index)
+        # Runs in the order of their ids, the same for all writers; a sort is stable, so within a run the order is the given one.
+        pending = sorted(firsts.values(), key=lambda index: self._states[index].flow_run_id)
+        look_up_all = False
+        tries_in_vain = 0
+        seen = None
+        while pending:
+            runs = await self._read_runs(pending)
+            # A run without history holds none of the ids. If another run does, the COPY fails, and all of them are looked up.
+            await self._settle([index for index in pending if look_up_all or runs[self._states[index].flow_run_id].sequence])
+            pending = [index for index in pending if index not in self._outcomes]
+            # What was in the way of the last try is seen now, unless it has gone again or the caller's snapshot is too old to see it.
+            tries_in_vain = tries_in_vain + 1 if seen == (seen := (len(pending), [run.sequence for run in runs.values()])) else 0
+            try:
+                async with self._connection.transaction():
+                    await self._copy(pending, runs)
+                break
+            except (asyncpg.UniqueViolationError, asyncpg.InternalServerError):  # a duplicate, on a distributed table an internal error
+                if tries_in_vain == 3:
+                    raise
+                look_up_all = True
+        await self._settle([index for index in range(len(self._states)) if index not in self._outcomes])
+        return [self._outcomes[index] for index in range(len(self._states))]
+
+    async def _read_runs(self, pending: Sequence[int]) -> dict[UUID, _Run]:
+        ids = list(dict.fromkeys(self._states[index].flow_run_id for index in pending))
+        rows = await self._ask("create_flow_run_states.heads", [str(id) for id in ids])
+        runs = {UUID(row["flow_run_id"]): _Run(row["sequence"] or 0, row["timestamp"], row["now"]) for row in rows}
+        since: dict[UUID, datetime] = {}
+        for index in pending:
+            state = self._states[index]
+            newest = runs[state.flow_run_id].newest
+            if state.timestamp is not None and newest is not None and _micros(state.timestamp) <= newest:
+                since[state.flow_run_id] = min(since.get(state.flow_run_id, state.timestamp), state.timestamp)
+        if since:
+            bounds = [str(id) for id in since], [time.isoformat() for time in since.values()]
+            for row in await self._ask("create_flow_run_states.taken", *bounds):
+                runs[UUID(row["flow_run_id"])].taken[row["timestamp"]] = row["timestamp"] + 1
+        return runs
+
+    async def _settle(self, indices: Sequence[int]) -> None:
+        """Finds the outcome of those whose id is stored."""
+        if not indices:
+            return
+        columns = map(list, zip(*(self._parameters[index] for index in indices), strict=True))
+        for row in await self._ask("create_flow_run_states.present", *columns):
+            index = indices[row["position"] - 1]
+            if row["agrees"]:
+                outcome = CreateOutcome(self._states[index].id, "present", _EPOCH + row["timestamp"] * _MICROSECOND)
+            else:
+                outcome = CreateOutcome(self._states[index].id, "refused", reason="the id is stored already, with other content or in another run")
+            self._outcomes[index] = outcome
+
+    async def _copy(self, pending: Sequence[int], runs: dict[UUID, _Run]) -> None:
+        outcomes: dict[int, CreateOutcome] = {}
+        lines: list[str] = []
+        for index in pending:
+            state = self._states[index]
+            run = runs[state.flow_run_id]
+            wanted = run.next() if state.timestamp is None else _micros(state.timestamp)
+            timestamp = run.free(wanted)
+            if timestamp != wanted and state.timestamp is not None and not self._nudge:
+                outcomes[index] = CreateOutcome(state.id, "refused", reason="its timestamp is taken in its run")
+                continue
+            time = state.timestamp if state.timestamp is not None and timestamp == wanted else _EPOCH + timestamp * _MICROSECOND
+            outcomes[index] = CreateOutcome(state.id, "created", time)
+            run_id, type_, id_, _, name, message, details, data, artifact = self._parameters[index]
+            texts = (
+                run_id,
+                type_,
+                id_,
+                time.isoformat(),
+                *map(_escaped, (name, message, details, data)),
+                artifact or "\\N",
+                str(run.take(timestamp)),
+            )
+            lines.append("\t".join(texts) + "\n")  # type: ignore[arg-type]
+        if lines:
+            await self._connection.copy_to_table("flow_run_state", source=_messages(lines), columns=_COLUMNS)
+        self._outcomes |= outcomes
+
+    async def _ask(self, name: str, *arguments: Argument) -> list[asyncpg.Record]:
+        return await self._connection.fetch(queries.query(name, self._layout), *arguments)
+
+
+async def _messages(lines: list[str]) -> AsyncIterator[bytes]:
+    for start in range(0, len(lines), _ROWS_A_MESSAGE):
+        yield "".join(lines[start : start + _ROWS_A_MESSAGE]).encode()
+
+
+def _escaped(text: str | None) -> str:
+    """A text as the text format of COPY has it."""
+    if text is None:
+        return "\\N"
+    if text.isprintable() and "\\" not in text:
+        return text
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _micros(time: datetime) -> int:
+    return (time - _EPOCH) // _MICROSECOND
