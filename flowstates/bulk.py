@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import asyncpg
 
@@ -17,6 +17,7 @@ from flowstates.records import CreateOutcome, NewFlowRunState
 
 _COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id", "sequence")
 _ROWS_A_MESSAGE = 500
+_NULL = "\\N"  # in the text format of COPY
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -75,26 +76,28 @@ class _Batch:
         self._layout = layout
         self._states = states
         self._nudge = nudge
+        # Texts compare and hash several times faster than UUIDs, in the same order.
         self._parameters = [state.as_parameters() for state in states]
         self._outcomes: dict[int, CreateOutcome] = {}
 
     async def store(self) -> list[CreateOutcome]:
         """The outcome of each state."""
-        firsts: dict[UUID, int] = {}
-        for index, state in enumerate(self._states):
-            firsts.setdefault(state.id, index)
+        firsts: dict[str | None, int] = {}
+        for index, parameters in enumerate(self._parameters):
+            firsts.setdefault(parameters[2], index)
         # Runs in the order of their ids, the same for all writers; a sort is stable, so within a run the order is the given one.
-        pending = sorted(firsts.values(), key=lambda index: self._states[index].flow_run_id)
+        pending = sorted(firsts.values(), key=self._run_of)
         look_up_all = False
         tries_in_vain = 0
         seen = None
         while pending:
             runs = await self._read_runs(pending)
             # A run without history holds none of the ids. If another run does, the COPY fails, and all of them are looked up.
-            await self._settle([index for index in pending if look_up_all or runs[self._states[index].flow_run_id].sequence])
+            await self._settle([index for index in pending if look_up_all or runs[self._run_of(index)].sequence])
             pending = [index for index in pending if index not in self._outcomes]
             # What was in the way of the last try is seen now, unless it has gone again or the caller's snapshot is too old to see it.
             tries_in_vain = tries_in_vain + 1 if seen == (seen := (len(pending), [run.sequence for run in runs.values()])) else 0
+            await self._read_taken(pending, runs)
             try:
                 async with self._connection.transaction():
                     await self._copy(pending, runs)
@@ -106,59 +109,60 @@ class _Batch:
         await self._settle([index for index in range(len(self._states)) if index not in self._outcomes])
         return [self._outcomes[index] for index in range(len(self._states))]
 
-    async def _read_runs(self, pending: Sequence[int]) -> dict[UUID, _Run]:
-        ids = list(dict.fromkeys(self._states[index].flow_run_id for index in pending))
-        rows = await self._ask("create_flow_run_states.heads", [str(id) for id in ids])
-        runs = {UUID(row["flow_run_id"]): _Run(row["sequence"] or 0, row["timestamp"], row["now"]) for row in rows}
-        since: dict[UUID, datetime] = {}
+    def _run_of(self, index: int) -> str:
+        return self._parameters[index][0] or ""
+
+    async def _read_runs(self, pending: Sequence[int]) -> dict[str, _Run]:
+        ids = list(dict.fromkeys(map(self._run_of, pending)))
+        rows = await self._ask("create_flow_run_states.heads", ids)
+        return {row["flow_run_id"]: _Run(row["sequence"] or 0, row["timestamp"], row["now"]) for row in rows}
+
+    async def _read_taken(self, pending: Sequence[int], runs: dict[str, _Run]) -> None:
+        """Finds the stored timestamps that a given one might meet."""
+        since: dict[str, datetime] = {}
         for index in pending:
-            state = self._states[index]
-            newest = runs[state.flow_run_id].newest
-            if state.timestamp is not None and newest is not None and _micros(state.timestamp) <= newest:
-                since[state.flow_run_id] = min(since.get(state.flow_run_id, state.timestamp), state.timestamp)
+            run_id, time = self._run_of(index), self._states[index].timestamp
+            newest = runs[run_id].newest
+            if time is not None and newest is not None and _micros(time) <= newest:
+                since[run_id] = min(since.get(run_id, time), time)
         if since:
-            bounds = [str(id) for id in since], [time.isoformat() for time in since.values()]
-            for row in await self._ask("create_flow_run_states.taken", *bounds):
-                runs[UUID(row["flow_run_id"])].taken[row["timestamp"]] = row["timestamp"] + 1
-        return runs
+            for row in await self._ask("create_flow_run_states.taken", list(since), [time.isoformat() for time in since.values()]):
+                runs[row["flow_run_id"]].taken[row["timestamp"]] = row["timestamp"] + 1
 
     async def _settle(self, indices: Sequence[int]) -> None:
         """Finds the outcome of those whose id is stored."""
         if not indices:
             return
-        columns = map(list, zip(*(self._parameters[index] for index in indices), strict=True))
-        for row in await self._ask("create_flow_run_states.present", *columns):
-            index = indices[row["position"] - 1]
-            if row["agrees"]:
-                outcome = CreateOutcome(self._states[index].id, "present", _EPOCH + row["timestamp"] * _MICROSECOND)
+        given = json.dumps([self._parameters[index] for index in indices], ensure_ascii=False)
+        for position, timestamp, agrees in await self._ask("create_flow_run_states.present", given):
+            index = indices[position - 1]
+            if agrees:
+                outcome = CreateOutcome(self._states[index].id, "present", _EPOCH + timestamp * _MICROSECOND)
             else:
                 outcome = CreateOutcome(self._states[index].id, "refused", reason="the id is stored already, with other content or in another run")
             self._outcomes[index] = outcome
 
-    async def _copy(self, pending: Sequence[int], runs: dict[UUID, _Run]) -> None:
+    async def _copy(self, pending: Sequence[int], runs: dict[str, _Run]) -> None:
         outcomes: dict[int, CreateOutcome] = {}
         lines: list[str] = []
         for index in pending:
             state = self._states[index]
-            run = runs[state.flow_run_id]
+            run_id, type_, id_, time_text, name, message, details, data, artifact = self._parameters[index]
+            run = runs[self._run_of(index)]
             wanted = run.next() if state.timestamp is None else _micros(state.timestamp)
             timestamp = run.free(wanted)
-            if timestamp != wanted and state.timestamp is not None and not self._nudge:
-                outcomes[index] = CreateOutcome(state.id, "refused", reason="its timestamp is taken in its run")
-                continue
-            time = state.timestamp if state.timestamp is not None and timestamp == wanted else _EPOCH + timestamp * _MICROSECOND
+            time = state.timestamp
+            if time is None or timestamp != wanted:
+                if time is not None and not self._nudge:
+                    outcomes[index] = CreateOutcome(state.id, "refused", reason="its timestamp is taken in its run")
+                    continue
+                time = _EPOCH + timestamp * _MICROSECOND
+                time_text = time.isoformat()
             outcomes[index] = CreateOutcome(state.id, "created", time)
-            run_id, type_, id_, _, name, message, details, data, artifact = self._parameters[index]
-            texts = (
-                run_id,
-                type_,
-                id_,
-                time.isoformat(),
-                *map(_escaped, (name, message, details, data)),
-                artifact or "\\N",
-                str(run.take(timestamp)),
+            lines.append(
+                f"{run_id}\t{type_}\t{id_}\t{time_text}\t{_escaped(name)}\t{_escaped(message)}\t{_escaped(details)}\t{_escaped(data)}"
+                f"\t{artifact or _NULL}\t{run.take(timestamp)}\n"
             )
-            lines.append("\t".join(texts) + "\n")  # type: ignore[arg-type]
         if lines:
             await self._connection.copy_to_table("flow_run_state", source=_messages(lines), columns=_COLUMNS)
         self._outcomes |= outcomes
@@ -175,7 +179,7 @@ async def _messages(lines: list[str]) -> AsyncIterator[bytes]:
 def _escaped(text: str | None) -> str:
     """A text as the text format of COPY has it."""
     if text is None:
-        return "\\N"
+        return _NULL
     if text.isprintable() and "\\" not in text:
         return text
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

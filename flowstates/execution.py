@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -21,6 +21,8 @@ from flowstates.rows import are_native, to_states, to_states_from_json
 AnyConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Argument: TypeAlias = str | Sequence[str | None] | None
 PoolOrConnection: TypeAlias = "asyncpg.Pool[asyncpg.Record] | AnyConnection"
+
+_ROWS_A_BATCH = 500  # of a stream; a round trip each
 
 _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
     "flowstates": {
@@ -95,6 +97,14 @@ class Execution:
         async with asyncio.timeout(timeout), self.connection() as connection:
             return [row[0] for row in await _fetch(connection, queries.query(name, self.layout), arguments)]
 
+    @asynccontextmanager
+    async def stream(self, name: str, *arguments: Argument) -> AsyncIterator[AsyncIterator[FlowRunState]]:
+        """The records of the read `name`, a batch at a time from a cursor on the server, which is gone when the block is left."""
+        async with self.connection() as connection, AsyncExitStack() as stack:
+            if not connection.is_in_transaction():
+                await stack.enter_async_context(connection.transaction(readonly=True))
+            yield await stack.enter_async_context(aclosing(_records(connection, queries.query(name, self.layout), arguments)))
+
     async def _read(self, name: str, arguments: Sequence[Argument], timeout: float | None) -> tuple[list[FlowRunState], Sequence[Any]]:
         text = queries.query(name, self.layout)
         async with asyncio.timeout(timeout), self.connection() as connection:
@@ -105,8 +115,7 @@ class Execution:
             except OverflowError:
                 pass  # a time outside the years 1 to 9999; asyncpg does not say of which row
             # A codec of the connection, or such a time, is in the way: the server is asked once more, for what neither can touch.
-            plain = queries.fill(queries.catalog("read_as_json"), "read", text.rstrip().removesuffix(";"))
-            objects = [json.loads(row["row"]) for row in await _fetch(connection, plain, arguments)]
+            objects = [json.loads(row["row"]) for row in await _fetch(connection, _as_json(text), arguments)]
             return to_states_from_json(objects), objects
 
     @asynccontextmanager
@@ -120,6 +129,30 @@ class Execution:
             if cure:
                 error.add_note(cure)
             raise
+
+
+def _as_json(text: str) -> str:
+    return queries.fill(queries.catalog("read_as_json"), "read", text.rstrip().removesuffix(";"))
+
+
+async def _records(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> AsyncGenerator[FlowRunState, None]:
+    cursor = await connection.cursor(text, *arguments)
+    try:
+        while rows := await cursor.fetch(_ROWS_A_BATCH):
+            if not are_native(rows):
+                break
+            for state in to_states(rows):
+                yield state
+        else:
+            return
+        unreadable = False
+    except OverflowError:
+        unreadable = True
+    cursor = await connection.cursor(_as_json(text), *arguments)
+    while rows := await cursor.fetch(_ROWS_A_BATCH):
+        for state in to_states_from_json(json.loads(row["row"]) for row in rows):
+            if not unreadable:  # else they were given already, and it is only looked for the row that is named by an error
+                yield state
 
 
 async def _fetch(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record]:

@@ -6,11 +6,10 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import isfinite
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -189,10 +188,21 @@ def _storable_json(value: object, path: str = "$", level: int = 0) -> Any:
 
 
 def _storable_details(details: StateDetails) -> StateDetails:
-    for key, value in details:
-        if not isinstance(value, UUID | datetime) or key not in StateDetails.model_fields:
+    # Only these fields hold what a caller can make unstorable; the others are ids, times and booleans.
+    for key in ("cache_key", "pause_key", "traceparent", "run_input_keyset"):
+        value = getattr(details, key)
+        if value is not None:
             _storable_json({key: value})
+    if details.model_extra:
+        _storable_json(details.model_extra)
     return details
+
+
+def _an_id(value: object) -> object:
+    # Pydantic would take bytes too.
+    if not isinstance(value, UUID | str):
+        raise ValueError(f"{_shown(value)} ({type(value).__name__}) is not a UUID or its text")
+    return value
 
 
 def _a_time(value: object) -> object:
@@ -213,7 +223,7 @@ def _in_range(value: datetime) -> datetime:
     return value
 
 
-InputUUID = Annotated[UUID, BeforeValidator(to_uuid)]
+InputUUID = Annotated[UUID, BeforeValidator(_an_id)]
 InputTime = Annotated[UtcDatetime, BeforeValidator(_a_time), AfterValidator(_in_range)]
 InputText = Annotated[str, Field(strict=True), AfterValidator(_storable_text)]
 
@@ -285,14 +295,13 @@ class NewFlowRunState(Input):
             None if self.timestamp is None else self.timestamp.isoformat(),
             self.name,
             self.message,
-            self.state_details.model_dump_json(exclude_defaults=True),
+            self.state_details.model_dump_json(exclude_defaults=True) if self.state_details.model_fields_set else "{}",
             None if self.data is None else json.dumps(self.data, ensure_ascii=False, separators=(",", ":")),
             None if self.result_artifact_id is None else str(self.result_artifact_id),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CreateOutcome:
+class CreateOutcome(NamedTuple):
     """What became of one state of a batch: `created`, `present` before with the same content, or `refused` for a `reason`.
 
     `timestamp` is the stored one, which may be later than the given; None for a refused state.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -37,6 +38,14 @@ class FlowRunStateRepository:
     async def read_flow_run_states(self, flow_run_id: UUID | str, *, timeout: float | None = None) -> list[FlowRunState]:
         """The states of one run, oldest first; empty for an unknown run."""
         return await self._execution.many("read_flow_run_states", _id_text("flow_run_id", flow_run_id), timeout=timeout)
+
+    def stream_flow_run_states(self) -> AbstractAsyncContextManager[AsyncIterator[FlowRunState]]:
+        """All states, run by run and each run's oldest first, in constant memory: `async with ... as stream: async for state in stream`.
+
+        They are those of one moment. They come from a cursor on the server, 500 a round trip; leaving the block ends it and frees the connection.
+        On a connection without a transaction it opens one, read only, for as long as the block lasts.
+        """
+        return self._execution.stream("stream_flow_run_states")
 
     async def create_flow_run_state(
         self,

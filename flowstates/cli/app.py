@@ -17,7 +17,8 @@ import typer
 import flowstates
 from flowstates.cli.database import ask, exit_codes
 from flowstates.cli.demo import make_runs
-from flowstates.cli.render import print_history, print_json_lines, print_line, print_states
+from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_states
+from flowstates.cli.transfer import read_states, write_states
 from flowstates.errors import InvalidInputError
 from flowstates.execution import AnyConnection
 from flowstates.migrations import migration_script
@@ -34,6 +35,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 nothing there, a conflict, or a database that does not fit; 2 bad input; 3 the database.",
 )
+
+
+class Tie(StrEnum):
+    """What `on_tie` may be, as an option has it."""
+
+    NUDGE = "nudge"
+    REFUSE = "refuse"
 
 
 class LayoutName(StrEnum):
@@ -213,6 +221,38 @@ def delete(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOp
         print_line(f"deleted: {state_id}")
     if not was_there:
         _end_with_nothing(f"no state {state_id}")
+
+
+@app.command("import")
+def import_states(
+    file: Annotated[typer.FileBinaryRead, typer.Argument(metavar="FILE", help="JSON Lines as `export` writes them; - is standard input.")],
+    on_tie: Annotated[Tie, typer.Option(help="For a timestamp that is taken in its run: the first free microsecond, or nothing.")] = Tie.NUDGE,
+    database_url: DatabaseUrl = None,
+    layout: LayoutOption = LayoutName.FLOWSTATES,
+    json: Json = False,
+) -> None:
+    """Store the states of a file, 5,000 a transaction. After a break, run it again: what is stored already stays as it is.
+
+    Exit code 1 if a state was refused, because its id is stored with other content.
+    """
+
+    counts = _ask_states(database_url, layout, lambda states: read_states(states, file, on_tie=on_tie.value))
+    if json:
+        print_json_lines([json_format.dumps({status: counts[status] for status in ("created", "present", "refused")})])
+    else:
+        print_line(f"created {counts['created']:,}, present before {counts['present']:,}, refused {counts['refused']:,}")
+    if counts["refused"]:
+        raise typer.Exit(1)
+
+
+@app.command("export")
+def export_states(
+    database_url: DatabaseUrl = None,
+    layout: LayoutOption = LayoutName.FLOWSTATES,
+) -> None:
+    """Write all states to standard output as JSON Lines, run by run."""
+    count = _ask_states(database_url, layout, lambda states: write_states(states, sys.stdout.buffer))
+    print_error_line(f"exported {count:,} states")
 
 
 def _deletion(state_id: UUID, was_there: bool) -> str:

@@ -90,6 +90,8 @@ def exit_codes() -> Iterator[None]:
     """Turns an error into a line on stderr and an exit code."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # of the reader of our output; that of a database is a ConnectionError of asyncpg's making
     except (*_NOT_THERE, *_BAD_INPUT, *_DATABASE) as error:
         print_error(error)
         raise typer.Exit(1 if isinstance(error, _NOT_THERE) else 2 if isinstance(error, _BAD_INPUT) else 3) from None

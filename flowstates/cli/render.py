@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import IO, Any
 
 import typer
 from rich.bar import Bar
@@ -35,11 +35,16 @@ def print_line(text: str = "") -> None:
     typer.echo(escape(text))
 
 
-def print_json_lines(lines: Iterable[str]) -> None:
-    """Lines of JSON, in UTF-8 whatever the terminal's encoding is."""
+def print_error_line(text: str) -> None:
+    """One line for people on stderr."""
+    typer.echo(escape(text), err=True)
+
+
+def print_json_lines(lines: Iterable[str], file: IO[bytes] | None = None) -> None:
+    """Lines of JSON on stdout or into a file, in UTF-8 whatever the terminal's encoding is."""
     # JSON lets these stand as they are in a string, but some readers end a line at them and some terminals obey them.
     safe = (re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", line) for line in lines)
-    typer.echo("".join(f"{line}\n" for line in safe).encode(), nl=False)
+    typer.echo("".join(f"{line}\n" for line in safe).encode(), file, nl=False)
 
 
 def print_error(error: Exception) -> None:

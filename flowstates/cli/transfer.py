@@ -1,0 +1,79 @@
+"""States out to JSON Lines, and in again in batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flowstates.cli.render import print_error_line, print_json_lines
+from flowstates.errors import InvalidInputError
+from flowstates.records import NewFlowRunState
+from flowstates.repository import FlowRunStateRepository
+
+_BATCH = 5_000  # states of one transaction; some 10 MB of memory with details of ordinary size
+_OF_THE_DATABASE = ("created", "updated")  # what an export says and an import leaves to the database
+
+
+async def write_states(states: FlowRunStateRepository, file: IO[bytes]) -> int:
+    """Writes all states to the file, one a line; how many."""
+    count = 0
+    async with states.stream_flow_run_states() as stream:
+        async for state in stream:
+            print_json_lines([state.model_dump_json()], file)
+            count += 1
+    return count
+
+
+async def read_states(states: FlowRunStateRepository, file: IO[bytes], *, on_tie: Any) -> Counter[str]:
+    """Stores the states of the file's lines; how many were created, present and refused. Each refused one is said on stderr."""
+    counts: Counter[str] = Counter()
+    with _progress(file) as advance:
+        lines = enumerate(file, 1)
+        while batch := list(islice(_parsed(lines), _BATCH)):
+            outcomes = await states.create_flow_run_states([state for _, state in batch], on_tie=on_tie)
+            for (number, _), outcome in zip(batch, outcomes, strict=True):
+                counts[outcome.status] += 1
+                if outcome.status == "refused":
+                    print_error_line(f"line {number}: {outcome.id} is refused: {outcome.reason}")
+            advance(counts.total())
+    return counts
+
+
+def _parsed(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, NewFlowRunState]]:
+    for number, line in lines:
+        if line.isspace():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInputError(f"line {number}", f"is not JSON that can be read: {error}") from None
+        if not isinstance(values, dict):
+            raise InvalidInputError(f"line {number}", "is not an object")
+        if values.get("id") is None:
+            raise InvalidInputError(f"line {number}", "id: is missing, so the file could not be imported again after a break")
+        try:
+            yield number, NewFlowRunState(**{key: value for key, value in values.items() if key not in _OF_THE_DATABASE})
+        except InvalidInputError as error:
+            raise InvalidInputError(f"line {number}", str(error)) from None
+
+
+@contextmanager
+def _progress(file: IO[bytes]) -> Iterator[Any]:
+    """A bar on stderr if that is a terminal, by the bytes that were read of a file whose size is known."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    size = os.fstat(file.fileno()).st_size if file.seekable() else None
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=size)
+        yield lambda count: progress.update(task, completed=file.tell() if size else None, description=f"{count:,} states")
