@@ -71,12 +71,11 @@ async def append(execution: Execution, new: NewFlowRunState, expectation: Expect
                 *expectation.arguments(),
                 id=new.id,
                 queue=str(new.flow_run_id) if tries > _TRIES_BEFORE_THE_QUEUE else None,
-                timeout=None,
             )
             if stored is not None:
                 return stored
             # Why it stored nothing cannot be told from the statement's own snapshot.
-            found = await execution.stored("create_flow_run_state.miss", *arguments, timeout=None)
+            found = await execution.stored("create_flow_run_state.miss", *arguments)
             for state, agrees in found:
                 if state.id == new.id:
                     if agrees:

@@ -48,32 +48,41 @@ class Execution:
         if layout not in _CURES:
             raise InvalidInputError("layout", f"is {layout!r}, not 'flowstates' or 'prefect'")
         self._pool_or_connection = pool_or_connection
-        self.is_pool = isinstance(pool_or_connection, asyncpg.Pool)
+        self._is_pool = isinstance(pool_or_connection, asyncpg.Pool)
         self.layout: Layout = layout
 
     async def many(self, name: str, *arguments: Argument, timeout: float | None) -> list[FlowRunState]:
         """The records of the read `name`."""
-        return (await self._read(name, arguments, timeout))[0]
+        text = queries.query(name, self.layout)
+        if timeout is not None:
+            async with asyncio.timeout(timeout):
+                return await self.many(name, *arguments, timeout=None)
+        rows = await self._rows(text, arguments)
+        return to_states(rows) if rows is not None else to_states_from_json(await self._objects(text, arguments))
 
     async def optional(self, name: str, *arguments: Argument, timeout: float | None) -> FlowRunState | None:
         """The record of the read `name`, which has one at most."""
         found = await self.many(name, *arguments, timeout=timeout)
         return found[0] if found else None
 
-    async def stored(self, name: str, *arguments: Argument, timeout: float | None) -> list[tuple[FlowRunState, bool]]:
-        """The records of the read `name`, each with its column `agrees`."""
-        states, rows = await self._read(name, arguments, timeout)
-        return [(state, row["agrees"]) for state, row in zip(states, rows, strict=True)]
+    async def stored(self, name: str, *arguments: Argument) -> list[tuple[FlowRunState, bool]]:
+        """The records of the read `name`, each with its column `agrees`, which is the last."""
+        text = queries.query(name, self.layout)
+        rows = await self._rows(text, arguments)
+        if rows is not None:
+            return list(zip(to_states(row[:-1] for row in rows), (row[-1] for row in rows), strict=True))
+        objects = await self._objects(text, arguments)
+        return list(zip(to_states_from_json(objects), (row["agrees"] for row in objects), strict=True))
 
-    async def insert(self, name: str, *arguments: Argument, id: UUID, queue: str | None, timeout: float | None) -> FlowRunState | None:
+    async def insert(self, name: str, *arguments: Argument, id: UUID, queue: str | None) -> FlowRunState | None:
         """The record that the insert `name` stored under `id`; None if it stored nothing, because of its condition or of another transaction.
 
         With `queue`, a run's id, it waits its turn among the inserts that queue for that run. That takes a transaction, so it is done on a pool only.
         """
         text = queries.query(name, self.layout)
-        async with asyncio.timeout(timeout), self.connection() as connection:
+        async with self.connection() as connection:
             try:
-                if queue is not None and self.is_pool:
+                if queue is not None and self._is_pool:
                     async with connection.transaction(isolation="read_committed"):
                         await connection.fetch(queries.query("create_flow_run_state.queue", self.layout), queue)
                         rows = await connection.fetch(text, *arguments)
@@ -87,7 +96,7 @@ class Execution:
             return None
         if are_native(rows):
             return to_states(rows)[0]
-        stored = await self.optional("read_flow_run_state", str(id), timeout=timeout)
+        stored = await self.optional("read_flow_run_state", str(id), timeout=None)
         if stored is None:
             raise UnreadableRowError(id, "id", "was stored, and deleted before it could be read in types that its connection's codecs leave alone")
         return stored
@@ -105,30 +114,43 @@ class Execution:
                 await stack.enter_async_context(connection.transaction(readonly=True))
             yield await stack.enter_async_context(aclosing(_records(connection, queries.query(name, self.layout), arguments)))
 
-    async def _read(self, name: str, arguments: Sequence[Argument], timeout: float | None) -> tuple[list[FlowRunState], Sequence[Any]]:
-        text = queries.query(name, self.layout)
-        async with asyncio.timeout(timeout), self.connection() as connection:
-            try:
-                rows = await _fetch(connection, text, arguments)
-                if are_native(rows):
-                    return to_states(rows), rows
-            except OverflowError:
-                pass  # a time outside the years 1 to 9999; asyncpg does not say of which row
-            # A codec of the connection, or such a time, is in the way: the server is asked once more, for what neither can touch.
-            objects = [json.loads(row["row"]) for row in await _fetch(connection, _as_json(text), arguments)]
-            return to_states_from_json(objects), objects
+    def connection(self) -> _Acquired:
+        """A context manager: a connection, and errors that leave the block with it get their cure as a note."""
+        return _Acquired(self._pool_or_connection, self._is_pool, _CURES[self.layout])
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AnyConnection]:
-        """A connection; errors that leave the block with it get their cure as a note."""
+    async def _rows(self, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record] | None:
+        """The rows as asyncpg's own codecs decode them; None if others are in the way, or a time that asyncpg does not decode."""
         try:
-            async with acquired(self._pool_or_connection) as connection:
-                yield connection
-        except asyncpg.PostgresError as error:
-            cure = _CURES[self.layout].get(type(error))
-            if cure:
-                error.add_note(cure)
-            raise
+            async with self.connection() as connection:
+                rows = await _fetch(connection, text, arguments)
+        except OverflowError:
+            return None
+        return rows if are_native(rows) else None
+
+    async def _objects(self, text: str, arguments: Sequence[Argument]) -> list[dict[str, Any]]:
+        """The rows as JSON objects, which no codec touches and which hold any time."""
+        async with self.connection() as connection:
+            return [json.loads(row["row"]) for row in await _fetch(connection, _as_json(text), arguments)]
+
+
+class _Acquired:
+    """A connection of the pool, given back afterwards, or the caller's own, left as it is. A class, as a generator takes longer."""
+
+    __slots__ = ("_cures", "_is_pool", "_pool_or_connection")
+
+    def __init__(self, pool_or_connection: Any, is_pool: bool, cures: dict[type[asyncpg.PostgresError], str]) -> None:
+        self._pool_or_connection = pool_or_connection.acquire() if is_pool else pool_or_connection
+        self._is_pool = is_pool
+        self._cures = cures
+
+    async def __aenter__(self) -> AnyConnection:
+        return await self._pool_or_connection.__aenter__() if self._is_pool else self._pool_or_connection  # type: ignore[no-any-return]
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, asyncpg.PostgresError) and (cure := self._cures.get(type(error))):
+            error.add_note(cure)
+        if self._is_pool:
+            await self._pool_or_connection.__aexit__(kind, error, trace)
 
 
 def _as_json(text: str) -> str:
@@ -165,14 +187,9 @@ async def _fetch(connection: AnyConnection, text: str, arguments: Sequence[Argum
                 raise
 
 
-@asynccontextmanager
-async def acquired(pool_or_connection: PoolOrConnection) -> AsyncIterator[AnyConnection]:
-    """A connection of the pool, given back afterwards, or the caller's own connection, left as it is."""
-    if isinstance(pool_or_connection, asyncpg.Pool):
-        async with pool_or_connection.acquire() as connection:
-            yield connection
-    else:
-        yield pool_or_connection
+def acquired(pool_or_connection: PoolOrConnection) -> _Acquired:
+    """A context manager: a connection of the pool, given back afterwards, or the caller's own connection, left as it is."""
+    return _Acquired(pool_or_connection, isinstance(pool_or_connection, asyncpg.Pool), {})
 
 
 async def ask(connection: AnyConnection, name: str, *arguments: str) -> list[asyncpg.Record]:

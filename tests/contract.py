@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import psycopg
+from pydantic import ValidationError
 
 from flowstates import FlowRunState, FlowRunStateRepository
 from flowstates.errors import UnreadableRowError
@@ -78,18 +79,17 @@ def _record_problems(dsn: str, text: str, wanted: str, columns: list[tuple[str, 
     found = []
     for label in labels:
         try:
-            to_states([_Row({name: _sample(name, type_, label) for name, type_ in columns})])  # type: ignore[list-item]
+            (state,) = to_states([tuple(_sample(name, type_, label) for name, type_ in columns[: len(fields)])])
+            FlowRunState.model_validate(dict(state))
         except UnreadableRowError as error:
             found.append(f"with the label {label} the record refuses {error.field}: {error.message}")
+        except ValidationError as error:
+            found.append(f"the record refuses {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}")
     for (name, _), not_null in zip(columns, _not_null(dsn, text), strict=True):
         annotation = fields[name].annotation if name in fields else Any
         if not not_null and annotation is not Any and NoneType not in get_args(annotation):
             found.append(f"{name} may be null, and the record's field may not")
     return found
-
-
-class _Row(dict[str, Any]):
-    """As much of asyncpg's Record as the record's maker uses."""
 
 
 def _sample(name: str, type_: str, label: str) -> object:
