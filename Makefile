@@ -1,7 +1,7 @@
 # make demo and make test set up everything that they need. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test check legs test-prefect clean leg-16 leg-container leg-newest leg-lowest leg-prefect
+.PHONY: help demo test check legs test-prefect clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect
 
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
@@ -25,7 +25,7 @@ check: $(VENV)/test.stamp $(VENV)/lint.stamp test ## style, types, imports, and 
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-legs: leg-16 leg-container leg-newest leg-lowest leg-prefect ## the tests that can differ, on other servers, Pythons and versions
+legs: leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect ## the tests that can differ, on other servers, Pythons and versions
 
 # What a leg leaves out is marked `once`: it depends neither on the server nor on Python.
 leg = @start=$$SECONDS; $(2) && echo "leg $(1): $$((SECONDS - start)) s"
@@ -50,6 +50,9 @@ leg-lowest:
 .PHONY: leg-versions
 leg-versions: $(VENV)/lowest.stamp
 	$(call leg,lowest versions,FLOWSTATES_TEST_POSTGRES=embedded $(PYTEST) -m "not once")
+
+leg-pgbouncer: $(VENV)/test.stamp
+	$(call leg,PgBouncer,.ci/pgbouncer && FLOWSTATES_TEST_POSTGRES=embedded $(PYTEST) tests/pgbouncer)
 
 leg-prefect:
 	$(call leg,Prefect,image=$$(.ci/container-image) && FLOWSTATES_TEST_IMAGE=$$image FLOWSTATES_TEST_POSTGRES=container $(MAKE) --no-print-directory test-prefect)

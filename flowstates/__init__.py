@@ -1,5 +1,6 @@
 """The state history of workflow runs, in PostgreSQL, without an ORM."""
 
+from flowstates.analytics import FlowRunStateAnalytics, StateCount, TimeInState
 from flowstates.checks import Mismatch, check
 from flowstates.embedded import embedded_postgres
 from flowstates.errors import (
@@ -12,7 +13,9 @@ from flowstates.errors import (
     UnexpectedStateError,
     UnreadableRowError,
 )
+from flowstates.filters import FlowRunStateFilter
 from flowstates.migrations import migrate
+from flowstates.pages import FlowRunStatePage
 from flowstates.pool import create_pool
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType
 from flowstates.repository import FlowRunStateRepository
@@ -23,7 +26,10 @@ __all__ = [
     "ContentionError",
     "CreateOutcome",
     "FlowRunState",
+    "FlowRunStateAnalytics",
     "FlowRunStateConflictError",
+    "FlowRunStateFilter",
+    "FlowRunStatePage",
     "FlowRunStateRepository",
     "FlowStatesError",
     "InvalidInputError",
@@ -31,8 +37,10 @@ __all__ = [
     "Mismatch",
     "NewFlowRunState",
     "ReadOnlyLayoutError",
+    "StateCount",
     "StateDetails",
     "StateType",
+    "TimeInState",
     "UnexpectedStateError",
     "UnreadableRowError",
     "check",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flowstates.errors import InvalidInputError
 from flowstates.execution import AnyConnection, PoolOrConnection, acquired, ask
+from flowstates.pool import has_pooler
 from flowstates.queries import Layout
 from flowstates.records import StateType
 
@@ -27,6 +28,7 @@ class Mismatch:
 class _Table:
     columns: dict[str, str]
     unique: tuple[str, ...]
+    indexes: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
     closed: bool = False  # whether only this library writes to it
 
@@ -49,6 +51,7 @@ _LAYOUTS: dict[Layout, dict[str, _Table]] = {
         "flow_run_state": _Table(
             columns={**_STATE, "sequence": "bigint not null"},
             unique=("id", "flow_run_id, timestamp", "flow_run_id, sequence"),
+            indexes=("timestamp, id",),
             checks=("ck_flow_run_state__name", "ck_flow_run_state__state_details", "ck_flow_run_state__timestamp"),
             closed=True,
         )
@@ -66,12 +69,26 @@ async def check(pool_or_connection: PoolOrConnection, *, layout: Layout = "flows
     It reads the server's catalog and nothing else, so it needs no right on the tables. Names are looked up on the connection's search path.
     What is there beyond the layout fits, unless it hinders: a label that the library does not know, a column that its inserts do not fill.
     `timeout` is in seconds, for all of it.
+
+    A connection that keeps prepared statements behind a pooler is named too, with `statement cache` as its `where`: `create_pool` says why and
+    what cures it. A pooler in session mode, or one that keeps the statements apart, looks the same from here; then leave this one out. What
+    else is named is right behind a pooler as well.
     """
     if layout not in _LAYOUTS:
         raise InvalidInputError("layout", f"is {layout!r}, not 'flowstates' or 'prefect'")
     async with asyncio.timeout(timeout), acquired(pool_or_connection) as connection:
-        found = [mismatch for name, table in _LAYOUTS[layout].items() for mismatch in await _check_table(connection, name, table)]
+        found = await _check_pooler(connection)
+        for name, table in _LAYOUTS[layout].items():
+            found += await _check_table(connection, name, table)
         return found + await _check_labels(connection)
+
+
+async def _check_pooler(connection: AnyConnection) -> list[Mismatch]:
+    # asyncpg says nowhere in public whether it keeps statements, short of preparing one under a name. Should the attribute go, it counts as yes.
+    if not getattr(connection, "_stmt_cache_enabled", True) or not await has_pooler(connection):
+        return []
+    cure = "none behind a pooler in transaction mode: statement_cache_size=0, or create_pool(..., transaction_pooling=True)"
+    return [Mismatch("statement cache", cure, "a pooler, and prepared statements that are kept")]
 
 
 async def _check_table(connection: AnyConnection, name: str, table: _Table) -> list[Mismatch]:
@@ -90,8 +107,10 @@ async def _check_table(connection: AnyConnection, name: str, table: _Table) -> l
             for row in rows
             if row["name"] not in table.columns and row["not_null"] and not row["has_default"]
         ]
-    indexes = {row["columns"] for row in await ask(connection, "read_indexes", name) if row["is_unique"]}
-    found += [Mismatch(f"index on {name} ({key})", "a unique index", "none") for key in table.unique if key not in indexes]
+    indexes = [(row["columns"], row["is_unique"]) for row in await ask(connection, "read_indexes", name)]
+    found += [Mismatch(f"index on {name} ({key})", "a unique index", "none") for key in table.unique if (key, True) not in indexes]
+    keys = {key for key, _ in indexes}
+    found += [Mismatch(f"index on {name} ({key})", "an index", "none") for key in table.indexes if key not in keys]
     checks = {row["name"] for row in await ask(connection, "read_checks", name)} if table.checks else set()
     found += [Mismatch(f"constraint {key} of {name}", "a check", "none") for key in table.checks if key not in checks]
     return found

@@ -10,16 +10,18 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
+from asyncpg.cursor import Cursor
 from asyncpg.pool import PoolConnectionProxy
 
 from flowstates import queries
 from flowstates.errors import InvalidInputError, UnreadableRowError
+from flowstates.filters import FlowRunStateFilter, to_clause
 from flowstates.queries import Layout
 from flowstates.records import FlowRunState
 from flowstates.rows import are_native, to_states, to_states_from_json
 
 AnyConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
-Argument: TypeAlias = str | Sequence[str | None] | None
+Argument: TypeAlias = str | int | bool | Sequence[str | None] | None
 PoolOrConnection: TypeAlias = "asyncpg.Pool[asyncpg.Record] | AnyConnection"
 
 _ROWS_A_BATCH = 500  # of a stream; a round trip each
@@ -51,12 +53,12 @@ class Execution:
         self._is_pool = isinstance(pool_or_connection, asyncpg.Pool)
         self.layout: Layout = layout
 
-    async def many(self, name: str, *arguments: Argument, timeout: float | None) -> list[FlowRunState]:
-        """The records of the read `name`."""
-        text = queries.query(name, self.layout)
+    async def many(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[FlowRunState]:
+        """The records of the read `name`, its filter filled in."""
         if timeout is not None:
             async with asyncio.timeout(timeout):
-                return await self.many(name, *arguments, timeout=None)
+                return await self.many(name, *arguments, filter=filter, timeout=None)
+        text, arguments = self._text(name, arguments, filter)
         rows = await self._rows(text, arguments)
         return to_states(rows) if rows is not None else to_states_from_json(await self._objects(text, arguments))
 
@@ -101,22 +103,35 @@ class Execution:
             raise UnreadableRowError(id, "id", "was stored, and deleted before it could be read in types that its connection's codecs leave alone")
         return stored
 
-    async def values(self, name: str, *arguments: Argument, timeout: float | None) -> list[Any]:
-        """The first column of each row of query `name`."""
+    async def rows(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[asyncpg.Record]:
+        """The rows of query `name`, whose columns are of types that no codec of the caller's changes: texts, numbers, booleans."""
+        text, arguments = self._text(name, arguments, filter)
         async with asyncio.timeout(timeout), self.connection() as connection:
-            return [row[0] for row in await _fetch(connection, queries.query(name, self.layout), arguments)]
+            return await _fetch(connection, text, arguments)
+
+    async def values(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[Any]:
+        """The first column of each row of query `name`."""
+        return [row[0] for row in await self.rows(name, *arguments, filter=filter, timeout=timeout)]
 
     @asynccontextmanager
-    async def stream(self, name: str, *arguments: Argument) -> AsyncIterator[AsyncIterator[FlowRunState]]:
+    async def stream(self, name: str, filter: FlowRunStateFilter | None) -> AsyncIterator[AsyncIterator[FlowRunState]]:
         """The records of the read `name`, a batch at a time from a cursor on the server, which is gone when the block is left."""
+        text, arguments = self._text(name, (), filter)
         async with self.connection() as connection, AsyncExitStack() as stack:
             if not connection.is_in_transaction():
                 await stack.enter_async_context(connection.transaction(readonly=True))
-            yield await stack.enter_async_context(aclosing(_records(connection, queries.query(name, self.layout), arguments)))
+            yield await stack.enter_async_context(aclosing(_records(connection, text, arguments)))
 
     def connection(self) -> _Acquired:
         """A context manager: a connection, and errors that leave the block with it get their cure as a note."""
         return _Acquired(self._pool_or_connection, self._is_pool, _CURES[self.layout])
+
+    def _text(self, name: str, arguments: tuple[Argument, ...], filter: FlowRunStateFilter | None) -> tuple[str, tuple[Argument, ...]]:
+        text = queries.query(name, self.layout)
+        if filter is None:
+            return text, arguments
+        clause, values = to_clause(filter, len(arguments) + 1)
+        return queries.fill(text, "filter", clause), (*arguments, *values)
 
     async def _rows(self, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record] | None:
         """The rows as asyncpg's own codecs decode them; None if others are in the way, or a time that asyncpg does not decode."""
@@ -158,7 +173,7 @@ def _as_json(text: str) -> str:
 
 
 async def _records(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> AsyncGenerator[FlowRunState, None]:
-    cursor = await connection.cursor(text, *arguments)
+    cursor = await _cursor(connection, text, arguments)
     try:
         while rows := await cursor.fetch(_ROWS_A_BATCH):
             if not are_native(rows):
@@ -170,11 +185,16 @@ async def _records(connection: AnyConnection, text: str, arguments: Sequence[Arg
         unreadable = False
     except OverflowError:
         unreadable = True
-    cursor = await connection.cursor(_as_json(text), *arguments)
+    cursor = await _cursor(connection, _as_json(text), arguments)
     while rows := await cursor.fetch(_ROWS_A_BATCH):
         for state in to_states_from_json(json.loads(row["row"]) for row in rows):
             if not unreadable:  # else they were given already, and it is only looked for the row that is named by an error
                 yield state
+
+
+async def _cursor(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> Cursor[asyncpg.Record]:
+    # Prepared without a name, which behind a pooler could be another process's.
+    return await (await connection.prepare(text, name="")).cursor(*arguments)
 
 
 async def _fetch(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record]:
@@ -193,5 +213,8 @@ def acquired(pool_or_connection: PoolOrConnection) -> _Acquired:
 
 
 async def ask(connection: AnyConnection, name: str, *arguments: str) -> list[asyncpg.Record]:
-    """The rows of `sql/catalog/<name>.sql`."""
-    return await connection.fetch(queries.catalog(name), *arguments)
+    """The rows of `sql/catalog/<name>.sql`, prepared without a name: behind a pooler a name could be another process's statement.
+
+    asyncpg ends the preparation with Flush and not with Sync, so the pooler keeps the server connection until the rows are there.
+    """
+    return await (await connection.prepare(queries.catalog(name), name="")).fetch(*arguments)

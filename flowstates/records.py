@@ -205,7 +205,8 @@ def _an_id(value: object) -> object:
     return value
 
 
-def _a_time(value: object) -> object:
+def a_time(value: object) -> object:
+    """A datetime from a datetime or its ISO text; ValueError for anything else."""
     # Pydantic would read a number as seconds or as milliseconds, whichever seems likelier.
     if isinstance(value, datetime):
         return value
@@ -217,6 +218,16 @@ def _a_time(value: object) -> object:
     raise ValueError(f"{_shown(value)} is not a time")
 
 
+def time_text(field: str, value: object) -> str:
+    """An aware time as text for the server; InvalidInputError with the field's name for anything else."""
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidInputError(field, f"{_shown(value)} is not a time with a time zone")
+    try:
+        return _utc(value).isoformat()
+    except ValueError as error:
+        raise InvalidInputError(field, str(error)) from None
+
+
 def _in_range(value: datetime) -> datetime:
     if not EARLIEST <= value < LATEST:
         raise ValueError(f"{value} is not from {EARLIEST.date()} up to but not including {LATEST.date()}")
@@ -224,7 +235,7 @@ def _in_range(value: datetime) -> datetime:
 
 
 InputUUID = Annotated[UUID, BeforeValidator(_an_id)]
-InputTime = Annotated[UtcDatetime, BeforeValidator(_a_time), AfterValidator(_in_range)]
+InputTime = Annotated[UtcDatetime, BeforeValidator(a_time), AfterValidator(_in_range)]
 InputText = Annotated[str, Field(strict=True), AfterValidator(_storable_text)]
 
 

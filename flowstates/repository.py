@@ -12,8 +12,10 @@ from flowstates.appending import Expectation, Expected, append
 from flowstates.bulk import append_many
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
 from flowstates.execution import Execution, PoolOrConnection
+from flowstates.filters import FlowRunStateFilter, array_of
+from flowstates.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
 from flowstates.queries import Layout
-from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, to_uuid
+from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, time_text, to_uuid
 
 
 class FlowRunStateRepository:
@@ -39,13 +41,84 @@ class FlowRunStateRepository:
         """The states of one run, oldest first; empty for an unknown run."""
         return await self._execution.many("read_flow_run_states", _id_text("flow_run_id", flow_run_id), timeout=timeout)
 
-    def stream_flow_run_states(self) -> AbstractAsyncContextManager[AsyncIterator[FlowRunState]]:
-        """All states, run by run and each run's oldest first, in constant memory: `async with ... as stream: async for state in stream`.
+    async def read_flow_run_states_by_run(
+        self, flow_run_ids: Iterable[UUID | str], *, last: int, timeout: float | None = None
+    ) -> dict[UUID, list[FlowRunState]]:
+        """The newest `last` states of each run, oldest first. A run without history is absent. One index probe a run."""
+        if not _is_count(last):
+            raise InvalidInputError("last", f"is {last!r}, not a number of 1 or more")
+        found: dict[UUID, list[FlowRunState]] = {}
+        for state in reversed(await self._of_runs("read_flow_run_states_by_run", flow_run_ids, last, timeout=timeout)):
+            found.setdefault(state.flow_run_id, []).append(state)
+        return found
+
+    async def read_current_flow_run_state(self, flow_run_id: UUID | str, *, timeout: float | None = None) -> FlowRunState | None:
+        """The newest state of one run; None for a run without history."""
+        return await self._execution.optional("read_current_flow_run_state", _id_text("flow_run_id", flow_run_id), timeout=timeout)
+
+    async def read_current_flow_run_states(self, flow_run_ids: Iterable[UUID | str], *, timeout: float | None = None) -> dict[UUID, FlowRunState]:
+        """The newest state of each run. A run without history is absent. One index probe a run."""
+        states = await self._of_runs("read_current_flow_run_states", flow_run_ids, timeout=timeout)
+        return {state.flow_run_id: state for state in states}
+
+    async def read_flow_run_states_as_of(
+        self,
+        flow_run_ids: Iterable[UUID | str],
+        at: datetime,
+        *,
+        clock: Literal["timestamp", "created"] = "timestamp",
+        timeout: float | None = None,
+    ) -> dict[UUID, FlowRunState]:
+        """The state of each run at a moment. A run that had none is absent.
+
+        By `timestamp` it is what the history says now was true then: the last state that had begun at or before `at`. One index probe a run.
+        By `created` it is what had been recorded by then: of the states whose writing transaction had begun at or before `at`, the newest by
+        timestamp. It walks back from each run's newest state, so it may read all of them. `created` is when the transaction began: one that
+        commits late can change an earlier answer. Deleted states are gone from both answers.
+        """
+        if clock not in ("timestamp", "created"):
+            raise InvalidInputError("clock", f"is {clock!r}, not 'timestamp' or 'created'")
+        states = await self._of_runs(f"read_flow_run_states_as_of.{clock}", flow_run_ids, time_text("at", at), timeout=timeout)
+        return {state.flow_run_id: state for state in states}
+
+    async def read_flow_run_state_page(
+        self,
+        filter: FlowRunStateFilter | None = None,
+        *,
+        limit: int = 100,
+        order: Literal["run", "time"] = "run",
+        newest_first: bool = False,
+        cursor: str | None = None,
+        timeout: float | None = None,
+    ) -> FlowRunStatePage:
+        """A page of at most `limit` states, 1,000 at most, and the cursors of the pages next to it.
+
+        `order="run"` is by run id, then timestamp; `order="time"` by timestamp, then id. `newest_first` turns the whole order round. A page is found
+        by its position and not by counting, so the last costs what the first costs. On Prefect's tables no index gives the order by time: there
+        each page sorts all states that the filter lets through. A filter on names or types, or in the order by run on a time, reads on until
+        the page is full: it may read everything.
+
+        A cursor is good for the filter, order and layout that it came from; any other is refused. A state that is committed late, before a
+        position that was passed, is on no later page; of those that were there at the start none is lost or seen twice.
+        """
+        if not _is_count(limit) or limit > MOST_OF_A_PAGE:
+            raise InvalidInputError("limit", f"is {limit!r}, not a number from 1 to {MOST_OF_A_PAGE:,}")
+        if order not in ("run", "time"):
+            raise InvalidInputError("order", f"is {order!r}, not 'run' or 'time'")
+        return await read_page(self._execution, filter, limit, order, newest_first, cursor, timeout=timeout)
+
+    def stream_flow_run_states(self, filter: FlowRunStateFilter | None = None) -> AbstractAsyncContextManager[AsyncIterator[FlowRunState]]:
+        """The states of a filter, run by run and oldest first, in constant memory: `async with ... as stream: async for state in stream`.
 
         They are those of one moment. They come from a cursor on the server, 500 a round trip; leaving the block ends it and frees the connection.
         On a connection without a transaction it opens one, read only, for as long as the block lasts.
         """
-        return self._execution.stream("stream_flow_run_states")
+        return self._execution.stream("stream_flow_run_states", filter)
+
+    async def count_flow_run_states(self, filter: FlowRunStateFilter | None = None, *, timeout: float | None = None) -> int:
+        """How many states a filter lets through. It reads them all, or the index that has them."""
+        counts: list[int] = await self._execution.values("count_flow_run_states", filter=filter, timeout=timeout)
+        return counts[0]
 
     async def create_flow_run_state(
         self,
@@ -136,9 +209,17 @@ class FlowRunStateRepository:
             name, ids = "delete_flow_run_states.runs", _id_texts("flow_run_ids", flow_run_ids)
         return [UUID(id) for id in await self._execution.values(name, ids, timeout=timeout)] if ids else []
 
+    async def _of_runs(self, name: str, flow_run_ids: Iterable[UUID | str], *arguments: str | int, timeout: float | None) -> list[FlowRunState]:
+        ids = set(_id_texts("flow_run_ids", flow_run_ids))
+        return await self._execution.many(name, array_of(ids), *arguments, timeout=timeout) if ids else []
+
     def _refuse_read_only(self) -> None:
         if self._execution.layout == "prefect":
             raise ReadOnlyLayoutError("states of the layout prefect are created by Prefect alone")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**63
 
 
 def _id_text(field: str, value: object) -> str:

@@ -12,16 +12,16 @@ import asyncpg
 import psycopg
 from pydantic import ValidationError
 
-from flowstates import FlowRunState, FlowRunStateRepository
+from flowstates import FlowRunState, FlowRunStateAnalytics, FlowRunStateRepository
 from flowstates.errors import UnreadableRowError
 from flowstates.rows import to_states
 
 SIGNATURE = re.compile(
-    r"-- (?P<name>[a-z_]+(\.[a-z_]+)?)\((?P<parameters>[a-z_]+ [a-z\[\]]+(?:, [a-z_]+ [a-z\[\]]+)*)?\)"
-    r" -> (?P<result>(?:optional|one|many) [A-Za-z]+|values? [a-z]+|affected)"
+    r"-- (?P<name>[a-z_]+(\.[a-z_]+)?)\((?P<parameters>[a-z_]+ [a-z0-9\[\]]+(?:, [a-z_]+ [a-z0-9\[\]]+)*)?\)"
+    r" -> (?P<result>(?:optional|one|many) [A-Za-z]+|values? [a-z0-9]+|affected)"
 )
 COLUMNS = {"FlowRunState": list(FlowRunState.model_fields), "StoredState": [*FlowRunState.model_fields, "agrees"]}
-RUNNERS = (FlowRunStateRepository,)
+RUNNERS = (FlowRunStateRepository, FlowRunStateAnalytics)
 
 
 def method_of(name: str) -> str:

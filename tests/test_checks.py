@@ -7,6 +7,7 @@ from flowstates import InvalidInputError, Mismatch, check, migrate
 from flowstates.queries import Layout
 from tests.conftest import Connection
 from tests.servers import PREFECT_TABLES
+from tests.test_pool import BehindPooler
 
 
 async def make(connection: Connection, layout: Layout) -> None:
@@ -53,6 +54,7 @@ async def test_a_change_that_hinders_is_named(connection: Connection, layout: La
     ("change", "where"),
     [
         ("drop index uq_flow_run_state__flow_run_id_sequence", "index on flow_run_state (flow_run_id, sequence)"),
+        ("drop index ix_flow_run_state__timestamp_id", "index on flow_run_state (timestamp, id)"),
         ("alter table flow_run_state drop constraint ck_flow_run_state__timestamp", "constraint ck_flow_run_state__timestamp of flow_run_state"),
         ("alter table flow_run_state add extra int not null", "column flow_run_state.extra"),
         (
@@ -110,3 +112,32 @@ async def test_a_read_only_transaction_is_enough(connection: Connection) -> None
 async def test_an_unknown_layout_is_refused(connection: Connection) -> None:
     with pytest.raises(InvalidInputError, match=r"^layout: "):
         await check(connection, layout="airflow")  # type: ignore[arg-type]
+
+
+async def test_a_statement_cache_behind_a_pooler_is_named(dsn: str) -> None:
+    async with asyncpg.create_pool(dsn, min_size=1, connection_class=BehindPooler) as pool:
+        found = await check(pool)
+        assert [(mismatch.where, mismatch.found) for mismatch in found] == [("statement cache", "a pooler, and prepared statements that are kept")]
+        assert "transaction_pooling=True" in found[0].expected
+        async with pool.acquire() as connection:
+            assert await check(connection) == found
+        assert [mismatch.where for mismatch in await check(pool, layout="prefect")] == ["statement cache", "table artifact"]
+
+
+async def test_a_pooler_without_a_statement_cache_fits(dsn: str) -> None:
+    async with asyncpg.create_pool(dsn, min_size=1, connection_class=BehindPooler, statement_cache_size=0) as pool:
+        assert await check(pool) == []
+
+
+async def test_a_transaction_that_was_begun_by_hand_goes_on(connection: Connection) -> None:
+    await migrate(connection)
+    await connection.execute("begin; create table uncommitted ()")
+    assert await check(connection) == []
+    assert connection.is_in_transaction()
+    await connection.execute("rollback")
+    assert await connection.fetchval("select to_regclass('uncommitted')") is None
+
+
+async def test_nothing_stays_prepared_on_the_connection(connection: Connection) -> None:
+    await check(connection)
+    assert await connection.fetchval("select count(*) from pg_prepared_statements where statement like '-- read%'") == 0

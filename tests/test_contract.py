@@ -6,9 +6,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateRepository, migrate, queries
+from flowstates import migrate, queries
 from flowstates.queries import Layout
-from tests.contract import method_of, problems, without_method
+from tests.contract import RUNNERS, method_of, problems, without_method
 
 SQL = Path(str(queries.root()))
 LAYOUTS: tuple[Layout, ...] = ("flowstates", "prefect")
@@ -26,7 +26,7 @@ async def test_file_keeps_its_contract(layout_dsns: dict[Layout, str], layout: L
 def test_every_file_is_run_by_a_method_and_every_method_has_a_file() -> None:
     names = {name for _, name in FILES}
     assert without_method(names) == set()
-    methods = {name for name in vars(FlowRunStateRepository) if not name.startswith("_")}
+    methods = {name for runner in RUNNERS for name in vars(runner) if not name.startswith("_")}
     assert methods - {method_of(name) for name in names} == set()
 
 
@@ -37,7 +37,7 @@ def test_a_file_that_no_method_runs_is_found() -> None:
 def test_every_text_of_a_folder_is_named_in_the_package() -> None:
     source = "".join(path.read_text() for path in (SQL.parent / "flowstates").rglob("*.py"))
     named = {path.stem for folder in SQL.iterdir() if folder.is_dir() and folder.name != "migrations" for path in folder.glob("*.sql")}
-    assert {name for name in named if f'"{name}"' not in source} == set()
+    assert {name for name in named if f'"{name}"' not in source and f'"{method_of(name)}.' not in source} == set()
 
 
 def test_a_prefect_text_has_the_signature_of_the_common_one() -> None:

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateRepository, create_pool
-from tests.conftest import Pool
+from flowstates import FlowRunStateRepository, InvalidInputError, create_pool
+from tests.conftest import Connection, Pool
 
 RUN = "0195f2a0-0000-7000-8000-000000000002"
+
+
+class BehindPooler(asyncpg.Connection):
+    """A connection that was told another process at its start, as a pooler tells one of its own making."""
+
+    def get_server_pid(self) -> int:
+        return super().get_server_pid() + 1
 
 
 async def test_works_with_await_and_with_async_with(dsn: str) -> None:
@@ -67,3 +75,44 @@ async def test_a_pool_of_the_callers_own_works_too(pool: Pool, dsn: str) -> None
     own = await asyncpg.create_pool(dsn, min_size=1)
     assert await FlowRunStateRepository(own).read_flow_run_state(state.id) == state
     await own.close()
+
+
+async def test_a_pooler_is_refused_before_the_callers_init(dsn: str) -> None:
+    seen: list[Connection] = []
+
+    async def init(connection: Connection) -> None:
+        seen.append(connection)
+
+    with pytest.raises(InvalidInputError, match=r"^transaction_pooling: .*pass transaction_pooling=True, or statement_cache_size=100 if"):
+        await create_pool(dsn, connection_class=BehindPooler, init=init)
+    async with create_pool(dsn, connection_class=BehindPooler, init=init, min_size=0) as pool:
+        with pytest.raises(InvalidInputError, match=r"^transaction_pooling: "):
+            await pool.fetchval("select 1")
+        assert pool.get_idle_size() == 0
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"), [({"transaction_pooling": True}, False), ({"statement_cache_size": 0}, False), ({"statement_cache_size": 9}, True)]
+)
+async def test_a_pooler_is_taken_by_a_pool_that_was_told(dsn: str, options: dict[str, Any], kept: bool) -> None:
+    async with create_pool(dsn, connection_class=BehindPooler, max_size=1, **options) as pool:
+        assert await pool.fetchval("select count(*) > 0 from pg_prepared_statements") is kept  # a kept one counts itself
+
+
+async def test_a_statement_cache_and_transaction_pooling_contradict_each_other(dsn: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"^statement_cache_size: "):
+        create_pool(dsn, transaction_pooling=True, statement_cache_size=100)
+    async with create_pool(dsn, transaction_pooling=True, statement_cache_size=0) as pool:
+        assert await pool.fetchval("select 1") == 1
+
+
+async def test_the_callers_init_is_called_for_each_connection(dsn: str) -> None:
+    seen: list[Connection] = []
+
+    async def init(connection: Connection) -> None:
+        assert await connection.fetchval("select 1") == 1
+        seen.append(connection)
+
+    async with create_pool(dsn, min_size=2, init=init):
+        assert len(set(seen)) == 2

@@ -71,7 +71,7 @@ async def _connected(url: str) -> AsyncIterator[AnyConnection]:
     if not url:
         # asyncpg would take it for the server that the environment names.
         raise InvalidInputError("database_url", "is empty")
-    pool = flowstates.create_pool(url, min_size=1, max_size=1)
+    pool = flowstates.create_pool(url, transaction_pooling=True, max_size=1)  # a command works behind any pooler
     try:
         await pool
     except asyncpg.ClientConfigurationError as error:

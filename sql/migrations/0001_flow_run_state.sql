@@ -27,5 +27,8 @@ create table flow_run_state (
     constraint ck_flow_run_state__timestamp check (timestamp >= '0001-01-02 00:00:00+00' and timestamp < '9999-12-31 00:00:00+00')
 );
 
-create unique index uq_flow_run_state__flow_run_id_timestamp on flow_run_state (flow_run_id, timestamp);
+-- A run's history in order. It includes the type, so that occupancy reads this index alone.
+create unique index uq_flow_run_state__flow_run_id_timestamp on flow_run_state (flow_run_id, timestamp) include (type);
 create unique index uq_flow_run_state__flow_run_id_sequence on flow_run_state (flow_run_id, sequence);
+-- Pages and counts by time over all runs.
+create index ix_flow_run_state__timestamp_id on flow_run_state (timestamp, id);

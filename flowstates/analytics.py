@@ -1,0 +1,157 @@
+"""Times and counts out of histories."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from flowstates.errors import InvalidInputError
+from flowstates.execution import Execution, PoolOrConnection
+from flowstates.filters import FlowRunStateFilter
+from flowstates.queries import Layout
+from flowstates.records import StateType, time_text
+
+MOST_BUCKETS = 100_000
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class TimeInState(NamedTuple):
+    """Visits to a type or a name, `state`, of one run or, without `flow_run_id`, of all. Lengths are exact to the microsecond."""
+
+    flow_run_id: UUID | None
+    state: str
+    visits: int
+    total: timedelta
+    longest: timedelta
+    p50: timedelta
+    p95: timedelta
+    p99: timedelta
+
+
+class StateCount(NamedTuple):
+    """Counts by type, all nine or those that were asked for, of the interval that begins, or at the tick that is, `at`."""
+
+    at: datetime
+    counts: dict[StateType, int]
+
+
+class FlowRunStateAnalytics:
+    """Times and counts, on a pool or a connection that stays the caller's: see FlowRunStateRepository, which takes the same."""
+
+    def __init__(self, pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates") -> None:
+        self._execution = Execution(pool_or_connection, layout)
+
+    async def measure_time_in_states(
+        self,
+        filter: FlowRunStateFilter | None = None,
+        *,
+        since: datetime,
+        until: datetime,
+        now: datetime | None = None,
+        by: Literal["type", "name"] = "type",
+        per_run: bool = False,
+        timeout: float | None = None,
+    ) -> list[TimeInState]:
+        """How often and how long runs were in each type or name inside `[since, until)`.
+
+        A state lasts until the run's next one begins. States of one type (or name) that follow each other are one visit. A visit counts if it
+        overlaps the window, and its length is the part inside: total, longest and the percentiles (`percentile_disc`) are of these lengths. `now`,
+        the server's clock by default and at most `until`, ends a visit that is still open. A terminal state ends a run: it counts as a visit where
+        it begins, and has no length.
+
+        The filter's run ids choose the runs, its types and names which states are shown; its other fields are refused. Lengths come from the
+        whole history of the chosen runs, which is read.
+        """
+        begin, end = _window(since, until)
+        runs_only, types, names = None, None, None
+        if filter is not None:
+            refused = [field for field in ("ids", "since", "until", "terminal") if getattr(filter, field) is not None]
+            if refused:
+                raise InvalidInputError(f"filter.{refused[0]}", "cannot be used here: a length needs the whole history of its run")
+            runs_only = FlowRunStateFilter(flow_run_ids=filter.flow_run_ids)
+            types = None if filter.types is None else [type_.value for type_ in filter.types]
+            names = None if filter.names is None else list(filter.names)
+        if by not in ("type", "name"):
+            raise InvalidInputError("by", f"is {by!r}, not 'type' or 'name'")
+        clock = None if now is None else time_text("now", now)
+        rows = await self._execution.rows(
+            "measure_time_in_states", begin, end, clock, by, bool(per_run), types, names, filter=runs_only, timeout=timeout
+        )
+        return [
+            TimeInState(None if run is None else UUID(run), key, visits, *(length * _MICROSECOND for length in lengths))
+            for run, key, visits, *lengths in rows
+        ]
+
+    async def count_transitions(
+        self,
+        filter: FlowRunStateFilter | None = None,
+        *,
+        since: datetime,
+        until: datetime,
+        step: timedelta,
+        timeout: float | None = None,
+    ) -> list[StateCount]:
+        """How many states of each type began in each interval of length `step` from `since` on, the last one cut at `until`.
+
+        Every interval is there, with all nine types; 100,000 intervals at most. On Prefect's tables it reads all states.
+        """
+        ticks = _ticks(since, until, step)
+        rows = await self._execution.rows("count_transitions", *_window(since, until), _interval(step), filter=filter, timeout=timeout)
+        counts = {(begin, type_): states for begin, type_, states in rows}
+        return [StateCount(since + tick, {type_: counts.get((tick // _MICROSECOND, type_), 0) for type_ in StateType}) for tick in ticks]
+
+    async def count_occupancy(
+        self,
+        flow_run_ids: Iterable[UUID | str] | None = None,
+        *,
+        since: datetime,
+        until: datetime,
+        step: timedelta,
+        terminal: bool = False,
+        timeout: float | None = None,
+    ) -> list[StateCount]:
+        """How many runs are in each type at each tick: `since`, and every `step` after it before `until`; 100,000 ticks at most.
+
+        A run counts by its last state at or before the tick. Terminal types are left out unless `terminal` asks for them. It reads all states up to
+        the last tick, those of the chosen runs if any are.
+        """
+        ticks = _ticks(since, until, step)
+        begin, _ = _window(since, until)
+        runs = None if flow_run_ids is None else FlowRunStateFilter(flow_run_ids=tuple(flow_run_ids))
+        last = time_text("until", since + ticks[-1])
+        rows = await self._execution.rows("count_occupancy", begin, last, _interval(step), filter=runs, timeout=timeout)
+        changes: defaultdict[int, list[tuple[StateType, int]]] = defaultdict(list)
+        for tick, type_, runs_more in rows:
+            changes[tick].append((StateType(type_), runs_more))
+        shown = [type_ for type_ in StateType if terminal or not type_.is_terminal]
+        occupied = dict.fromkeys(StateType, 0)
+        found = []
+        for tick in ticks:
+            for type_, more in changes[tick // _MICROSECOND]:
+                occupied[type_] += more
+            found.append(StateCount(since + tick, {type_: occupied[type_] for type_ in shown}))
+        return found
+
+
+def _window(since: datetime, until: datetime) -> tuple[str, str]:
+    begin, end = time_text("since", since), time_text("until", until)
+    if until < since:
+        raise InvalidInputError("until", f"{until} is before since, {since}")
+    return begin, end
+
+
+def _ticks(since: datetime, until: datetime, step: timedelta) -> list[timedelta]:
+    _window(since, until)
+    if not isinstance(step, timedelta) or step <= timedelta(0):
+        raise InvalidInputError("step", f"is {step!r}, not a timedelta above zero")
+    count = -(-(until - since) // step)
+    if count > MOST_BUCKETS:
+        raise InvalidInputError("step", f"{step} makes {count:,} intervals of the window; {MOST_BUCKETS:,} is the most")
+    return [step * number for number in range(count)]
+
+
+def _interval(step: timedelta) -> str:
+    return f"{step // _MICROSECOND} microseconds"

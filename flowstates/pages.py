@@ -1,0 +1,78 @@
+"""A page of states, found by its position in an order."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from flowstates import cursors
+from flowstates.cursors import Cursor
+from flowstates.errors import InvalidInputError
+from flowstates.execution import Execution
+from flowstates.filters import FlowRunStateFilter
+from flowstates.records import FlowRunState
+
+MOST_OF_A_PAGE = 1_000
+
+_LEAST_ID, _GREATEST_ID = str(UUID(int=0)), str(UUID(int=2**128 - 1))
+# Before and behind every state, since a null would cost a generic plan its index.
+_ENDS = {
+    "run": ((_LEAST_ID, "-infinity"), (_GREATEST_ID, "infinity")),
+    "time": (("-infinity", _LEAST_ID), ("infinity", _GREATEST_ID)),
+}
+
+
+class FlowRunStatePage(NamedTuple):
+    """States in the order that was asked for, and the cursors of the pages after and before; None where there is none."""
+
+    states: list[FlowRunState]
+    next: str | None
+    previous: str | None
+
+
+async def read_page(
+    execution: Execution,
+    filter: FlowRunStateFilter | None,
+    limit: int,
+    order: Literal["run", "time"],
+    newest_first: bool,
+    cursor: str | None,
+    *,
+    timeout: float | None,
+) -> FlowRunStatePage:
+    """The page after or before the cursor's position, the first without a cursor. An empty page has no cursors."""
+    question = f"{execution.layout} {order} {bool(newest_first)} {(filter or FlowRunStateFilter()).model_dump_json()}"
+    start = Cursor(_ENDS[order][newest_first], backwards=False) if cursor is None else _decoded(cursor, question, order)
+    descending = bool(newest_first) != start.backwards
+    name = f"read_flow_run_state_page.{order}_descending" if descending else f"read_flow_run_state_page.{order}"
+    # One more than the page holds tells whether there is another page.
+    found = await execution.many(name, *start.position, limit + 1, filter=filter, timeout=timeout)
+    is_more, states = len(found) > limit, found[:limit]
+    if start.backwards:
+        states.reverse()
+    if not states:
+        return FlowRunStatePage([], None, None)
+    has_next = start.backwards or is_more
+    has_previous = is_more if start.backwards else cursor is not None
+    return FlowRunStatePage(
+        states,
+        cursors.encode(Cursor(_position(states[-1], order), backwards=False), question) if has_next else None,
+        cursors.encode(Cursor(_position(states[0], order), backwards=True), question) if has_previous else None,
+    )
+
+
+def _position(state: FlowRunState, order: str) -> tuple[str, str]:
+    time = state.timestamp.astimezone(UTC).isoformat()
+    return (str(state.flow_run_id), time) if order == "run" else (time, str(state.id))
+
+
+def _decoded(text: str, question: str, order: str) -> Cursor:
+    cursor = cursors.decode(text, question)
+    run_or_time, time_or_id = cursor.position
+    try:
+        UUID(run_or_time if order == "run" else time_or_id)
+        datetime.fromisoformat(time_or_id if order == "run" else run_or_time)
+    except ValueError:
+        raise InvalidInputError("cursor", "is not a cursor of this version") from None
+    return cursor

@@ -1,0 +1,16 @@
+-- read_flow_run_state_page.run_descending(flow_run_id text, timestamp text, most int8) -> many FlowRunState
+-- States that a filter lets through before a position in the order of runs, backwards.
+-- The position is never null, since a condition that can be left out would cost the index in a generic plan.
+-- `data` as in read_flow_run_state.
+select flow_run_state.id, flow_run_state.created, flow_run_state.updated, flow_run_state.flow_run_id, flow_run_state.type::text as type,
+       flow_run_state.timestamp, flow_run_state.name::text as name, flow_run_state.message::text as message,
+       flow_run_state.state_details::text as state_details,
+       case when flow_run_state.data not in ('null', '0', '""', '[]', '{}', 'false')
+            then flow_run_state.data::text else artifact.data::text end as data,
+       flow_run_state.result_artifact_id
+  from flow_run_state
+  left join artifact on artifact.id = flow_run_state.result_artifact_id
+ where (flow_run_state.flow_run_id, flow_run_state.timestamp) < ($1::text::uuid, $2::text::timestamptz)
+   and (/* slot: filter */ true /* end */)
+ order by flow_run_state.flow_run_id desc, flow_run_state.timestamp desc
+ limit $3::bigint;

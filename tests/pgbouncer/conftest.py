@@ -1,0 +1,135 @@
+"""A PgBouncer of each mode before the server that the tests use, on a Unix socket in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import pytest
+
+from flowstates import create_pool, migrate
+
+Mode: TypeAlias = Literal["transaction", "session"]
+
+SERVER_CONNECTIONS = 2  # per database; every test has more clients than this
+PATIENCE = 20.0  # seconds for the start, for the end and for a free server connection; a quiet machine needs 0.1
+
+
+@contextmanager
+def pgbouncer(server_dsn: str, mode: Mode) -> Iterator[Path]:
+    """Starts a PgBouncer that lets everybody in, yields the folder of its socket (port 6432) and stops it."""
+    program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if program is None:
+        raise FileNotFoundError("there is no pgbouncer on this machine; .ci/pgbouncer installs Debian's")
+    folder = Path(tempfile.mkdtemp(prefix="flowstates-pgbouncer-"))
+    try:
+        config = folder / "pgbouncer.ini"
+        config.write_text(f"""
+[databases]
+* = {_connection_string(server_dsn)}
+
+[pgbouncer]
+pool_mode = {mode}
+default_pool_size = {SERVER_CONNECTIONS}
+query_wait_timeout = {PATIENCE:.0f}
+auth_type = any
+unix_socket_dir = {folder}
+listen_port = 6432
+""")
+        account = _account()
+        if account:
+            os.chown(folder, account["user"], account["group"])
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [program, str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                **account,
+            )
+        try:
+            end = time.monotonic() + PATIENCE
+            while not (folder / ".s.PGSQL.6432").exists():
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"PgBouncer did not start: {(folder / 'log').read_text()}")
+                time.sleep(0.01)
+            yield folder
+        finally:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    finally:
+        shutil.rmtree(folder)
+
+
+def _connection_string(dsn: str) -> str:
+    address = urlsplit(dsn)
+    options = {key: values[0] for key, values in parse_qs(address.query).items()}
+    found = {
+        "host": options.get("host", address.hostname),
+        "port": options.get("port", address.port or 5432),
+        "user": unquote(address.username or "postgres"),
+        "password": unquote(address.password) if address.password else None,
+    }
+    return " ".join(f"{key}='{value}'" for key, value in found.items() if value is not None)
+
+
+def _account() -> dict[str, Any]:
+    """Whom PgBouncer runs as, for `subprocess`. It refuses root, and the socket of root's embedded server is closed to all but nobody."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+@pytest.fixture(scope="session")
+def pgbouncers(server_dsn: str) -> Iterator[dict[Mode, Path]]:
+    with pgbouncer(server_dsn, "transaction") as transaction, pgbouncer(server_dsn, "session") as session:
+        yield {"transaction": transaction, "session": session}
+
+
+def through(folder: Path, dsn: str) -> str:
+    """The address of the database of `dsn` through the PgBouncer in `folder`."""
+    return f"postgresql://postgres@/{urlsplit(dsn).path[1:]}?host={quote(str(folder), safe='')}&port=6432"
+
+
+@pytest.fixture(params=["transaction", "session"])
+def mode(request: pytest.FixtureRequest) -> Mode:
+    found: Mode = request.param
+    return found
+
+
+@pytest.fixture
+def pooled_dsn(pgbouncers: dict[Mode, Path], mode: Mode, dsn: str) -> str:
+    """The shared database of our layout, through PgBouncer in each mode."""
+    return through(pgbouncers[mode], dsn)
+
+
+@pytest.fixture
+def transaction_dsn(pgbouncers: dict[Mode, Path], dsn: str) -> str:
+    return through(pgbouncers["transaction"], dsn)
+
+
+@pytest.fixture
+def session_dsn(pgbouncers: dict[Mode, Path], dsn: str) -> str:
+    return through(pgbouncers["session"], dsn)
+
+
+@pytest.fixture
+async def own_transaction_dsn(pgbouncers: dict[Mode, Path], own_dsn: str) -> str:
+    """A database of our layout for one test, which may leave PgBouncer's connections to it in disorder."""
+    async with create_pool(own_dsn) as pool:
+        await migrate(pool)
+    return through(pgbouncers["transaction"], own_dsn)

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from flowstates import FlowRunStateRepository, InvalidInputError, Mismatch, check, create_pool, migrate
+from tests.pgbouncer.conftest import SERVER_CONNECTIONS, Mode, through
+
+PROCESSES = 4
+TOLD = {"transaction_pooling": True}
+LIMIT = 60.0  # seconds for a test's processes; a quiet machine needs 2
+
+
+def in_processes(work: Callable[..., list[str]], *arguments: Any, processes: int = PROCESSES) -> list[str]:
+    """What `work` returns in new processes at once; their statements are numbered from 1 on, as those of services that have just started."""
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
+        futures = [executor.submit(work, *arguments) for _ in range(processes)]
+        return [item for future in futures for item in future.result(LIMIT)]
+
+
+def live(dsn: str, connections: int, rounds: int, options: dict[str, Any]) -> list[str]:
+    """Writes, reads and deletes runs of its own on as many connections; what was wrong in it, [] if all was right."""
+
+    async def on_one_connection(pool: asyncpg.Pool[asyncpg.Record]) -> list[str]:
+        wrong = []
+        states = FlowRunStateRepository(pool)
+        for number in range(rounds):
+            try:
+                run = uuid4()
+                first = await states.create_flow_run_state(run, "PENDING", message=f"{run} {number}", timeout=20)
+                second = await states.create_flow_run_state(run, "RUNNING", data={"number": number}, timeout=20)
+                answers = [
+                    (first.flow_run_id, first.message, second.data) == (run, f"{run} {number}", {"number": number}),
+                    await states.read_flow_run_state(first.id) == first,
+                    await states.read_flow_run_states(run) == [first, second],
+                    await states.read_flow_run_state(uuid4()) is None,
+                    await states.delete_flow_run_state(first.id) is True,
+                    await states.delete_flow_run_state(first.id) is False,
+                    await states.read_flow_run_states(run) == [second],
+                ]
+                wrong += [f"answer {index} of round {number}" for index, right in enumerate(answers) if not right]
+            except Exception as error:  # whatever goes wrong is counted
+                wrong.append(repr(error))
+        return wrong
+
+    async def on_all() -> list[str]:
+        async with create_pool(dsn, max_size=connections, **options) as pool:
+            found = await asyncio.gather(*[on_one_connection(pool) for _ in range(connections)])
+        return [item for wrong in found for item in wrong]
+
+    return asyncio.run(asyncio.wait_for(on_all(), LIMIT))
+
+
+def append(dsn: str, run: UUID, connections: int, count: int) -> list[str]:
+    """Appends to one run on as many connections; the ids that were acknowledged."""
+
+    async def on_all() -> list[str]:
+        async with create_pool(dsn, max_size=connections, transaction_pooling=True) as pool:
+            states = FlowRunStateRepository(pool)
+            created = await asyncio.gather(*[states.create_flow_run_state(run, "RUNNING", timeout=40) for _ in range(count)])
+        return [str(state.id) for state in created]
+
+    return asyncio.run(asyncio.wait_for(on_all(), LIMIT))
+
+
+def check_borrowed(dsn: str) -> list[str]:
+    """What `check` names on a plain asyncpg pool, and what our own pool says."""
+
+    async def ask() -> list[str]:
+        async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+            found = [str(mismatch) for mismatch in await check(pool)]
+        try:
+            async with create_pool(dsn):
+                return [*found, "taken"]
+        except InvalidInputError as error:
+            return [*found, error.field]
+
+    return asyncio.run(ask())
+
+
+CACHE = Mismatch(
+    "statement cache",
+    "none behind a pooler in transaction mode: statement_cache_size=0, or create_pool(..., transaction_pooling=True)",
+    "a pooler, and prepared statements that are kept",
+)
+
+
+def test_several_processes_get_right_answers_without_the_cache(pooled_dsn: str, mode: Mode) -> None:
+    # In session mode a client keeps its server connection: one client a process, and those that find none free wait for a process to end.
+    assert in_processes(live, pooled_dsn, 4 if mode == "transaction" else 1, 20, TOLD) == []
+
+
+def test_several_processes_get_right_answers_with_the_cache_in_session_mode(session_dsn: str) -> None:
+    assert in_processes(live, session_dsn, 1, 20, {"statement_cache_size": 100}) == []
+
+
+def test_the_cache_in_transaction_mode_would_go_wrong_here(own_transaction_dsn: str) -> None:
+    assert in_processes(live, own_transaction_dsn, 4, 20, {"statement_cache_size": 100}) != []
+
+
+async def test_our_pool_refuses_the_cache_behind_a_pooler(pooled_dsn: str) -> None:
+    called = []
+
+    async def init(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        called.append(connection)
+
+    with pytest.raises(InvalidInputError, match=r"^transaction_pooling: .*pass transaction_pooling=True, or statement_cache_size=100 if"):
+        async with create_pool(pooled_dsn, init=init):
+            pass
+    assert called == []
+    async with create_pool(pooled_dsn, min_size=0) as pool:
+        with pytest.raises(InvalidInputError, match=r"^transaction_pooling: "):
+            await FlowRunStateRepository(pool).read_flow_run_states(uuid4())
+
+
+@pytest.mark.parametrize("options", [TOLD, {"statement_cache_size": 0}])
+async def test_our_pool_that_was_told_works(pooled_dsn: str, options: dict[str, Any]) -> None:
+    async with create_pool(pooled_dsn, max_size=1, **options) as pool:
+        states = FlowRunStateRepository(pool)
+        state = await states.create_flow_run_state(uuid4(), "PENDING")
+        assert await states.read_flow_run_state(state.id) == state
+        assert await check(pool) == []
+
+
+async def test_check_names_a_borrowed_pool_and_connection_with_the_cache(pooled_dsn: str) -> None:
+    async with asyncpg.create_pool(pooled_dsn, min_size=1, max_size=1) as pool:
+        assert await check(pool) == [CACHE]
+        async with pool.acquire() as connection, connection.transaction():
+            assert await check(connection) == [CACHE]
+            await connection.execute("select 1")  # the transaction goes on
+        # What is there beyond the cache is named as well.
+        assert [mismatch.where for mismatch in await check(pool, layout="prefect")] == ["statement cache", "table artifact"]
+
+
+async def test_check_takes_a_borrowed_pool_without_the_cache(pooled_dsn: str) -> None:
+    async with asyncpg.create_pool(pooled_dsn, min_size=1, max_size=1, statement_cache_size=0) as pool:
+        assert await check(pool) == []
+
+
+async def test_what_others_left_on_the_server_confuses_neither_check_nor_our_pool(own_transaction_dsn: str) -> None:
+    async def leave(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        async with connection.transaction():
+            await connection.execute("select pg_sleep(0.2)")  # until the other transactions have server connections of their own
+            for number in range(1, 50):
+                await connection.execute(f"prepare __asyncpg_stmt_{number:x}__ as select 'of another process'")
+
+    others = [await asyncpg.connect(own_transaction_dsn) for _ in range(SERVER_CONNECTIONS)]
+    await asyncio.gather(*[leave(other) for other in others])
+    for other in others:
+        await other.close()
+    found = await asyncio.to_thread(in_processes, check_borrowed, own_transaction_dsn, processes=1)
+    assert found == [str(CACHE), "transaction_pooling"]
+
+
+async def test_check_is_right_on_server_connections_that_others_use(transaction_dsn: str) -> None:
+    checked = asyncio.Event()
+
+    async def read(pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        while not checked.is_set():
+            assert await FlowRunStateRepository(pool).read_flow_run_states(uuid4()) == []
+
+    size = 4 * SERVER_CONNECTIONS
+    async with (
+        asyncpg.create_pool(transaction_dsn, min_size=1, max_size=size) as borrowed,
+        create_pool(transaction_dsn, max_size=size, transaction_pooling=True) as pool,
+        asyncio.TaskGroup() as readers,
+    ):
+        for _ in range(size):
+            readers.create_task(read(pool))
+        found = await asyncio.gather(*[check(borrowed) for _ in range(40)])
+        checked.set()
+    assert found == [[CACHE]] * 40
+
+
+async def test_writers_of_one_run_in_several_processes(transaction_dsn: str, dsn: str) -> None:
+    run = uuid4()
+    acknowledged = await asyncio.to_thread(in_processes, append, transaction_dsn, run, 4, 10)
+    async with create_pool(dsn) as pool:
+        history = await FlowRunStateRepository(pool).read_flow_run_states(run)
+        locks = await pool.fetchval(
+            "select count(*) from pg_locks join pg_database on oid = database where locktype = 'advisory' and datname = current_database()"
+        )
+    assert locks == 0  # a lock of a session would stay with PgBouncer's
+    assert len(history) == PROCESSES * 10
+    assert {str(state.id) for state in history} == set(acknowledged)
+    assert all(earlier.timestamp < later.timestamp for earlier, later in pairwise(history))
+
+
+async def test_the_callers_transaction_is_one_on_the_server(pooled_dsn: str) -> None:
+    run = uuid4()
+    async with create_pool(pooled_dsn, max_size=1, transaction_pooling=True) as pool:
+        async with pool.acquire() as connection:
+            states = FlowRunStateRepository(connection)
+            outer = connection.transaction()
+            await outer.start()
+            await states.create_flow_run_state(run, "PENDING")
+            inner = connection.transaction()
+            await inner.start()
+            await states.create_flow_run_state(run, "RUNNING")
+            await inner.rollback()
+            assert [state.type for state in await states.read_flow_run_states(run)] == ["PENDING"]
+            await outer.rollback()
+        assert await FlowRunStateRepository(pool).read_flow_run_states(run) == []
+
+
+async def test_migrate_through_pgbouncer(pgbouncers: dict[Mode, Path], mode: Mode, own_dsn: str) -> None:
+    async with create_pool(through(pgbouncers[mode], own_dsn), max_size=1, transaction_pooling=True) as pool:
+        assert await migrate(pool) != []
+        assert await migrate(pool) == []
+        assert await check(pool) == []
+
+
+async def test_a_search_path_at_the_start_is_refused_by_pgbouncer(transaction_dsn: str) -> None:
+    with pytest.raises(asyncpg.ProtocolViolationError, match="unsupported startup parameter: search_path"):
+        await create_pool(transaction_dsn, transaction_pooling=True, server_settings={"search_path": "public"})
+
+
+@asynccontextmanager
+async def counted(dsn: str) -> AsyncIterator[tuple[str, list[int]]]:
+    """An address that leads to that of `dsn`, and the round trips made through it: how often the client wrote after the server had."""
+    options = parse_qs(urlsplit(dsn).query)
+    trips = [0]
+    spoke: list[str] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who: str) -> None:
+        while data := await reader.read(65536):
+            if who == "client" and spoke[-1:] != ["client"]:
+                trips[0] += 1
+            spoke[:] = [who]
+            writer.write(data)
+        writer.close()
+        await writer.wait_closed()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_unix_connection(f"{options['host'][0]}/.s.PGSQL.{options['port'][0]}")
+        await asyncio.gather(pump(reader, server_writer, "client"), pump(server_reader, writer, "server"))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield f"postgresql://postgres@127.0.0.1:{port}{urlsplit(dsn).path}?sslmode=disable", trips
+
+
+@pytest.mark.parametrize(("options", "trips_of_a_read"), [(TOLD, 2), ({"statement_cache_size": 100}, 1)])
+async def test_round_trips_of_a_read(session_dsn: str, options: dict[str, Any], trips_of_a_read: int) -> None:
+    async with counted(session_dsn) as (address, trips), create_pool(address, max_size=1, **options) as pool:
+        states = FlowRunStateRepository(pool)
+        state = await states.create_flow_run_state(uuid4(), "PENDING")
+        await states.read_flow_run_state(state.id)
+        before = trips[0]
+        assert await states.read_flow_run_state(state.id) == state
+        assert trips[0] - before == trips_of_a_read
