@@ -59,23 +59,18 @@ class Expectation:
 async def append(execution: Execution, new: NewFlowRunState, expectation: Expectation, *, timeout: float | None) -> FlowRunState:
     """The state as stored. A lost race that leaves the expectation true is run again until `timeout`, in seconds."""
     clock = asyncio.get_running_loop().time
-    deadline = None if timeout is None else clock() + timeout
-    arguments = new.as_parameters()
-    longest = 0.0
-    async with asyncio.timeout(timeout):
-        for tries in count(1):
-            begun = clock()
-            stored = await execution.insert(
-                "create_flow_run_state",
-                *arguments,
-                *expectation.arguments(),
-                id=new.id,
-                queue=str(new.flow_run_id) if tries > _TRIES_BEFORE_THE_QUEUE else None,
-            )
-            if stored is not None:
-                return stored
+    begun = clock()
+    deadline = None if timeout is None else begun + timeout
+    content = new.as_parameters()
+    arguments = (*content, *expectation.arguments())
+    stored = await execution.insert("create_flow_run_state", *arguments, id=new.id, timeout=timeout)
+    if stored is not None:
+        return stored
+    longest = clock() - begun
+    async with asyncio.timeout_at(deadline):
+        for tries in count(2):
             # Why it stored nothing cannot be told from the statement's own snapshot.
-            found = await execution.stored("create_flow_run_state.miss", *arguments)
+            found = await execution.stored("create_flow_run_state.miss", *content)
             for state, agrees in found:
                 if state.id == new.id:
                     if agrees:
@@ -84,8 +79,13 @@ async def append(execution: Execution, new: NewFlowRunState, expectation: Expect
             current = max((state for state, _ in found), key=lambda state: state.timestamp, default=None)
             if not expectation.holds(current):
                 raise UnexpectedStateError(current)
-            longest = max(longest, clock() - begun)
             # A try that the timeout cut off might store its state unseen. So no try is begun that is not likely to end in time.
             if deadline is not None and deadline - clock() < 2 * longest:
                 break
+            begun = clock()
+            queue = str(new.flow_run_id) if tries > _TRIES_BEFORE_THE_QUEUE else None
+            stored = await execution.insert("create_flow_run_state", *arguments, id=new.id, queue=queue)
+            if stored is not None:
+                return stored
+            longest = max(longest, clock() - begun)
     raise ContentionError(f"run {new.flow_run_id}: other writers were first for {timeout} s; nothing was stored")

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from time import monotonic
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -76,20 +77,23 @@ class Execution:
         objects = await self._objects(text, arguments)
         return list(zip(to_states_from_json(objects), (row["agrees"] for row in objects), strict=True))
 
-    async def insert(self, name: str, *arguments: Argument, id: UUID, queue: str | None) -> FlowRunState | None:
+    async def insert(self, name: str, *arguments: Argument, id: UUID, queue: str | None = None, timeout: float | None = None) -> FlowRunState | None:
         """The record that the insert `name` stored under `id`; None if it stored nothing, because of its condition or of another transaction.
 
         With `queue`, a run's id, it waits its turn among the inserts that queue for that run. That takes a transaction, so it is done on a pool only.
         """
         text = queries.query(name, self.layout)
-        async with self.connection() as connection:
+        begun = monotonic()
+        async with self.connection(timeout) as connection:
             try:
                 if queue is not None and self._is_pool:
                     async with connection.transaction(isolation="read_committed"):
                         await connection.fetch(queries.query("create_flow_run_state.queue", self.layout), queue)
                         rows = await connection.fetch(text, *arguments)
                 else:
-                    rows = await connection.fetch(text, *arguments)
+                    # The driver's own timeout costs less than half of asyncio.timeout.
+                    left = None if timeout is None else max(timeout - (monotonic() - begun), 1e-9)
+                    rows = await connection.fetch(text, *arguments, timeout=left)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 if connection.is_in_transaction():
                     raise  # the caller's transaction is lost, and with it more than this insert
@@ -122,9 +126,9 @@ class Execution:
                 await stack.enter_async_context(connection.transaction(readonly=True))
             yield await stack.enter_async_context(aclosing(_records(connection, text, arguments)))
 
-    def connection(self) -> _Acquired:
-        """A context manager: a connection, and errors that leave the block with it get their cure as a note."""
-        return _Acquired(self._pool_or_connection, self._is_pool, _CURES[self.layout])
+    def connection(self, timeout: float | None = None) -> _Acquired:
+        """A context manager: a connection, waited for until `timeout`, and errors that leave the block with it get their cure as a note."""
+        return _Acquired(self._pool_or_connection, self._is_pool, _CURES[self.layout], timeout)
 
     def _text(self, name: str, arguments: tuple[Argument, ...], filter: FlowRunStateFilter | None) -> tuple[str, tuple[Argument, ...]]:
         text = queries.query(name, self.layout)
@@ -153,8 +157,11 @@ class _Acquired:
 
     __slots__ = ("_cures", "_is_pool", "_pool_or_connection")
 
-    def __init__(self, pool_or_connection: Any, is_pool: bool, cures: dict[type[asyncpg.PostgresError], str]) -> None:
-        self._pool_or_connection = pool_or_connection.acquire() if is_pool else pool_or_connection
+    def __init__(self, pool_or_connection: Any, is_pool: bool, cures: dict[type[asyncpg.PostgresError], str], timeout: float | None = None) -> None:
+        if is_pool:
+            # For a connection that is there nobody waits, and a timeout has its price.
+            pool_or_connection = pool_or_connection.acquire(timeout=None if timeout is None or pool_or_connection.get_idle_size() else timeout)
+        self._pool_or_connection = pool_or_connection
         self._is_pool = is_pool
         self._cures = cures
 
