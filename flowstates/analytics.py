@@ -121,6 +121,8 @@ class FlowRunStateAnalytics:
         ticks = _ticks(since, until, step)
         begin, _ = _window(since, until)
         runs = None if flow_run_ids is None else FlowRunStateFilter(flow_run_ids=tuple(flow_run_ids))
+        if not ticks:
+            return []
         last = time_text("until", since + ticks[-1])
         rows = await self._execution.rows("count_occupancy", begin, last, _interval(step), filter=runs, timeout=timeout)
         changes: defaultdict[int, list[tuple[StateType, int]]] = defaultdict(list)

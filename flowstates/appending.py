@@ -43,7 +43,7 @@ class Expectation:
                 raise ValueError(f"is a type; say {{StateType.{expected}}}, a set")
             return cls(id=to_uuid(expected))
         except ValueError as error:
-            raise InvalidInputError("expected", str(error)) from None
+            raise InvalidInputError("expected", f"{error}; it takes a state's id, None, or a set of StateType") from None
 
     def holds(self, current: FlowRunState | None) -> bool:
         """Whether a run's current state, None for a run without history, is what is expected."""

@@ -30,6 +30,7 @@ class _Table:
     unique: tuple[str, ...]
     indexes: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    triggers: tuple[str, ...] = ()
     closed: bool = False  # whether only this library writes to it
 
 
@@ -53,6 +54,7 @@ _LAYOUTS: dict[Layout, dict[str, _Table]] = {
             unique=("id", "flow_run_id, timestamp", "flow_run_id, sequence"),
             indexes=("timestamp, id",),
             checks=("ck_flow_run_state__name", "ck_flow_run_state__state_details", "ck_flow_run_state__timestamp"),
+            triggers=("tr_flow_run_state__refuse_fork",),
             closed=True,
         )
     },
@@ -64,7 +66,7 @@ _LAYOUTS: dict[Layout, dict[str, _Table]] = {
 
 
 async def check(pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates", timeout: float | None = None) -> list[Mismatch]:
-    """What of a database does not fit `layout`: each column, type, index, check or enum label; [] if all does.
+    """What of a database does not fit `layout`: each column, type, index, check, trigger or enum label; [] if all does.
 
     It reads the server's catalog and nothing else, so it needs no right on the tables. Names are looked up on the connection's search path.
     What is there beyond the layout fits, unless it hinders: a label that the library does not know, a column that its inserts do not fill.
@@ -113,6 +115,8 @@ async def _check_table(connection: AnyConnection, name: str, table: _Table) -> l
     found += [Mismatch(f"index on {name} ({key})", "an index", "none") for key in table.indexes if key not in keys]
     checks = {row["name"] for row in await ask(connection, "read_checks", name)} if table.checks else set()
     found += [Mismatch(f"constraint {key} of {name}", "a check", "none") for key in table.checks if key not in checks]
+    triggers = {row["name"] for row in await ask(connection, "read_triggers", name)} if table.triggers else set()
+    found += [Mismatch(f"trigger {key} of {name}", "a trigger", "none") for key in table.triggers if key not in triggers]
     return found
 
 

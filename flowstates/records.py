@@ -265,9 +265,9 @@ class Input(BaseModel):
 class NewFlowRunState(Input):
     """A state to be created. What is left out is resolved here: a UUIDv7 as id, the default name of the type, empty details.
 
-    Whatever cannot be stored and read back as it is raises InvalidInputError: a time that is naive or not in [EARLIEST, LATEST), text with NUL
-    or a lone surrogate, data that JSON does not have, that is nested deeper than 200 levels or holds an integer of more than 4,000 digits.
-    `timestamp` None means the server's clock.
+    Whatever cannot be stored and read back as it is raises InvalidInputError: a time that is naive or not from 0001-01-02 up to 9999-12-30, text
+    with NUL or a lone surrogate, data that JSON does not have, that is nested deeper than 200 levels or holds an integer of more than 4,000
+    digits. `timestamp` None means the server's clock.
     """
 
     flow_run_id: InputUUID

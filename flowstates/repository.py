@@ -25,9 +25,9 @@ class FlowRunStateRepository:
     or `prefect` (read and deleted from, never written to). A call is one statement and one round trip; a read on a connection whose own codecs
     decode UUIDs or times to other types is asked twice.
 
-    An id is a UUID or its text. `timeout` is in seconds and for the whole call, waiting for a connection included; a call that takes longer
-    raises TimeoutError. Every call raises InvalidInputError, before anything is sent, for an argument that it cannot use; a read raises
-    UnreadableRowError for a row that does not fit its record. Errors of the server and of the connection are asyncpg's own.
+    An id is a UUID or its text. `timeout`, where a call has one, is in seconds and for the whole call, waiting for a connection included; a call
+    that takes longer raises TimeoutError. Every call raises InvalidInputError, before anything is sent, for an argument that it cannot use; a
+    read raises UnreadableRowError for a row that does not fit its record. Errors of the server and of the connection are asyncpg's own.
     """
 
     def __init__(self, pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates") -> None:
@@ -135,22 +135,24 @@ class FlowRunStateRepository:
         expected: Expected = ...,
         timeout: float | None = 60.0,
     ) -> FlowRunState:
-        """Appends a state to a run's history, the first of which makes the run known.
+        """Appends a state to a run's history, the first of which makes the run known, and returns it as stored.
 
-        After a TimeoutError, a cancellation or a lost connection the state may have been stored, and only a caller who passed `id` can repeat
-        the call: the same `id` with the same content returns the state that is stored, also when `expected` no longer holds. With other content,
-        or in another run, it is FlowRunStateConflictError. A deleted state may be created again.
+        After a TimeoutError (`timeout` is 60 seconds unless given), a cancellation or a lost connection the state may have been stored, and only a
+        caller who passed `id` can repeat the call: the same `id` with the same content returns the state that is stored, also when `expected`
+        no longer holds. With other content, or in another run, it is FlowRunStateConflictError. A deleted state may be created again.
 
         The stored timestamp is the later of the given one (else the server's clock, which all workers share) and one microsecond after the run's
         current state. `name` defaults to the type's own, `id` to a UUIDv7.
 
-        `expected` is what the run's current state must be: an id, None for a run without history, or a set of StateType; UnexpectedStateError
-        otherwise, with the current state as read after the miss. Of several that expect one id, or None, at most one succeeds while its state
-        remains. With types each is judged at its turn. A race lost to a write that leaves the expectation true is run again until `timeout`; then
-        ContentionError says that nothing was stored.
+        `expected` is what the run's current state must be: an id, None for a run without history, or a set of StateType; left out, anything.
+        UnexpectedStateError otherwise, with the current state as read after the miss. Of several that expect one id, or None, at most one
+        succeeds while its state remains. With types each is judged at its turn. A race lost to a write that leaves the expectation true is run
+        again until `timeout`; then ContentionError says that nothing was stored.
 
         In a transaction of the caller's all of this becomes true when that commits; a serialization failure (40001) or a deadlock (40P01) is
-        asyncpg's error, nothing of the transaction is stored, and it is to be repeated whole. On the layout `prefect`: ReadOnlyLayoutError.
+        asyncpg's error, nothing of the transaction is stored, and it is to be repeated whole. A transaction at REPEATABLE READ keeps its old
+        view: it cannot see that another one appended two states meanwhile and deleted the first of them, and may append beside them. On the
+        layout `prefect`: ReadOnlyLayoutError.
 
         A state that is stored took one round trip; one that was not took a second, which reads why.
         """
@@ -183,7 +185,13 @@ class FlowRunStateRepository:
         self._refuse_read_only()
         if on_tie not in ("nudge", "refuse"):
             raise InvalidInputError("on_tie", f"is {on_tie!r}, not 'nudge' or 'refuse'")
-        return await append_many(self._execution, list(states), nudge=on_tie == "nudge", timeout=timeout)
+        if not isinstance(states, Iterable) or isinstance(states, NewFlowRunState):
+            raise InvalidInputError("states", f"is a {type(states).__name__}, not a collection of NewFlowRunState")
+        given = list(states)
+        for index, state in enumerate(given):
+            if not isinstance(state, NewFlowRunState):
+                raise InvalidInputError("states", f"[{index}] is a {type(state).__name__}, not a NewFlowRunState")
+        return await append_many(self._execution, given, nudge=on_tie == "nudge", timeout=timeout)
 
     async def delete_flow_run_state(self, flow_run_state_id: UUID | str, *, timeout: float | None = None) -> bool:
         """Deletes one state by its id; whether there was one.

@@ -54,6 +54,7 @@ async def test_a_change_that_hinders_is_named(connection: Connection, layout: La
     ("change", "where"),
     [
         ("drop index uq_flow_run_state__flow_run_id_sequence", "index on flow_run_state (flow_run_id, sequence)"),
+        ("alter table flow_run_state disable trigger user", "trigger tr_flow_run_state__refuse_fork of flow_run_state"),
         ("drop index ix_flow_run_state__timestamp_id", "index on flow_run_state (timestamp, id)"),
         ("alter table flow_run_state drop constraint ck_flow_run_state__timestamp", "constraint ck_flow_run_state__timestamp of flow_run_state"),
         ("alter table flow_run_state add extra int not null", "column flow_run_state.extra"),

@@ -34,6 +34,19 @@ async def test_takes_an_address_of_sqlalchemy(dsn: str, scheme: str) -> None:
         assert await pool.fetchval("select 1") == 1
 
 
+@pytest.mark.parametrize(("option", "is_cached"), [("ssl=prefer", True), ("prepared_statement_cache_size=0", False)])
+async def test_takes_the_options_of_such_an_address(dsn: str, option: str, is_cached: bool) -> None:
+    address = dsn.replace("postgresql://", "postgresql+asyncpg://") + ("&" if "?" in dsn else "?") + option
+    async with create_pool(address) as pool, pool.acquire() as connection:
+        assert await connection.fetchval("select 1") == 1
+        assert connection._stmt_cache_enabled is is_cached  # type: ignore[attr-defined]
+
+
+async def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"^dsn: "):
+        create_pool(5)  # type: ignore[arg-type]
+
+
 async def test_one_connection_is_opened_until_more_are_needed(dsn: str) -> None:
     async with create_pool(dsn, max_size=5) as pool:
         assert pool.get_size() == 1

@@ -26,7 +26,7 @@ from tests.servers import PREFECT_TABLES
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-TEN_LINES, WITH_SQLALCHEMY, ON_PREFECT, SERVICE = [code for language, code in BLOCKS if language == "python"]
+TEN_LINES, CLAIM, ASKING, WITH_SQLALCHEMY, ON_PREFECT, SERVICE, POOLER = [code for language, code in BLOCKS if language == "python"]
 MAKE, COMMANDS = [code for language, code in BLOCKS if language == "sh"]
 (GRANTS,) = [code for language, code in BLOCKS if language == "sql"]
 
@@ -39,6 +39,29 @@ def names_of(example: str) -> dict[str, Any]:
 
 def test_the_library_in_ten_lines(own_dsn: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", TEN_LINES], check=True, env=os.environ | {"DATABASE_URL": own_dsn}, timeout=60)
+
+
+async def test_writing_with_an_expectation(pool: Pool) -> None:
+    claim = names_of(CLAIM)["claim"]
+    states, run = FlowRunStateRepository(pool), uuid4()
+    await states.create_flow_run_state(run, StateType.PENDING)
+    assert sorted([await claim(states, run, "one"), await claim(states, run, "two")]) == [False, True]
+
+
+async def test_asking(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
+    states, run = FlowRunStateRepository(pool), uuid4()
+    for _ in range(45):
+        await states.create_flow_run_state(run, StateType.FAILED)
+    await names_of(ASKING)["look"](pool, [run])
+    out = capsys.readouterr().out
+    assert out.count(str(run)) == 45
+    assert re.search(r"^1 0 \d+$", out, re.MULTILINE)
+    assert re.search(r"^2[45] 2[45]$", out, re.MULTILINE)
+
+
+async def test_behind_a_pooler(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", dsn)
+    assert await names_of(POOLER)["history_behind_a_pooler"](str(uuid4())) == []
 
 
 async def test_with_sqlalchemy(dsn: str, pool: Pool) -> None:
@@ -82,20 +105,13 @@ def test_a_services_whole_life(own_dsn: str, monkeypatch: pytest.MonkeyPatch) ->
     assert asyncio.run(stored()) == (run, "lost worker")
 
 
-def test_the_commands(own_dsn: str) -> None:
-    commands = [shlex.split(line) for line in COMMANDS.splitlines()]
-    assert {command[1] for command in commands} >= {"migrate", "check", "create", "list", "show", "delete"}
-    for program, *arguments in commands:
-        assert program == "flowstates"
-        done = subprocess.run(
-            [sys.executable, "-m", "flowstates.cli", *arguments],
-            env=os.environ | {"FLOWSTATES_DATABASE_URL": own_dsn},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, ""), arguments
+def test_the_commands(own_dsn: str, tmp_path: Path) -> None:
+    environment = os.environ | {"FLOWSTATES_DATABASE_URL": own_dsn, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    assert {line.split()[1] for line in COMMANDS.splitlines()} >= {"migrate", "check", "create", "list", "show", "delete", "import", "export"}
+    for line in COMMANDS.splitlines():
+        command = re.sub(r"^flowstates ", f"{shlex.quote(sys.executable)} -m flowstates.cli ", line)
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, (line, done.stderr)
 
 
 def test_the_make_targets_that_are_named_are_there() -> None:

@@ -294,6 +294,13 @@ async def test_a_cancelled_batch_is_wholly_undone_and_the_pool_usable(dsn: str) 
             assert len(await states.read_flow_run_states(run)) % 2000 == 0
 
 
+@pytest.mark.parametrize("given", [[{"flow_run_id": uuid4()}], NewFlowRunState(flow_run_id=uuid4(), type=RUNNING), 5])
+async def test_a_batch_of_something_else_is_refused(pool: Pool, given: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        await FlowRunStateRepository(pool).create_flow_run_states(given)
+    assert caught.value.field == "states"
+
+
 async def test_deleting_many(pool: Pool) -> None:
     states, (one, two) = FlowRunStateRepository(pool), (uuid4(), uuid4())
     made = [await states.create_flow_run_state(run, RUNNING) for run in (one, one, one, two)]

@@ -2,7 +2,8 @@
 -- Appends a state to a run's history; no row if another writer was first, if the run's current state is not the expected one, or if the
 -- id is taken. The empty text among the expected types stands for a run without history.
 -- The insert stays on top and not inside a CTE: Citus would plan that as a step of its own. The two reads lock what the new state
--- follows against a delete, which could otherwise free a number for a second writer that saw another history.
+-- follows against a delete, which could otherwise free a number for a second writer that saw another history; where one that waited has
+-- an older view than that, the table's trigger undoes the statement (40001).
 -- The next number is the run's highest plus one, not the current state's: after a backfill the newest by time need not be the highest.
 insert into flow_run_state (flow_run_id, type, id, timestamp, name, message, state_details, data, result_artifact_id, sequence)
 select $1::text::uuid, $2::text::state_type, $3::text::uuid,

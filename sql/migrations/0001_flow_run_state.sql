@@ -32,3 +32,26 @@ create unique index uq_flow_run_state__flow_run_id_timestamp on flow_run_state (
 create unique index uq_flow_run_state__flow_run_id_sequence on flow_run_state (flow_run_id, sequence);
 -- Pages and counts by time over all runs.
 create index ix_flow_run_state__timestamp_id on flow_run_state (timestamp, id);
+
+-- The unique numbers alone do not keep a history from forking, since a delete frees a number: a writer that waited for a transaction
+-- which appended two states and deleted the first of them would be given the number of the first, by a snapshot in which neither is.
+-- This looks again when the rows are in, with a snapshot that is newer than all waiting. At REPEATABLE READ a transaction has one snapshot,
+-- so there it sees nothing new.
+create function refuse_fork() returns trigger language plpgsql set search_path from current as $$
+begin
+    if exists (
+        select
+          from (select flow_run_id, max(sequence) as sequence from appended group by flow_run_id) as last
+         where last.sequence < (
+               select max(flow_run_state.sequence)
+                 from flow_run_state
+                where flow_run_state.flow_run_id = last.flow_run_id)
+    ) then
+        raise exception 'another transaction has appended to the run meanwhile' using errcode = 'serialization_failure';
+    end if;
+    return null;
+end
+$$;
+
+create trigger tr_flow_run_state__refuse_fork after insert on flow_run_state
+    referencing new table as appended for each statement execute function refuse_fork();
