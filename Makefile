@@ -1,7 +1,7 @@
 # make demo and make test set up everything that they need. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test check legs test-prefect clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect
+.PHONY: help demo test check legs test-prefect bench torture clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect
 
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
@@ -63,6 +63,12 @@ test-prefect: ## the answers held against Prefect's own, on a server with pg_trg
 .PHONY: witness
 witness: $(VENV)/prefect.stamp
 	@PYTHONPATH=. $(PYTEST) tests/prefect
+
+bench: $(VENV)/test.stamp ## what a call costs beside its peers, on a server that it starts; ARGS=--short for the short form
+	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
+torture: $(VENV)/test.stamp ## random writers and faults for as long as ARGS='--seconds 60' says
+	@$(VENV)/bin/python -m tests.torture $(ARGS)
 
 clean: ## removes what make has made
 	@rm -rf .venv .venvs dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
