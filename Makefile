@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
-PYTEST = $(VENV)/bin/python -m pytest
+PYTEST = $(VENV)/bin/python -m pytest -n auto
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | sort | awk -F '\t' '{ printf "%-14s %s\n", $$1, $$2 }'

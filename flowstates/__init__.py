@@ -16,6 +16,7 @@ from flowstates.errors import (
 from flowstates.filters import FlowRunStateFilter
 from flowstates.migrations import migrate
 from flowstates.pages import FlowRunStatePage
+from flowstates.plans import SlowQuestion, check_plans
 from flowstates.pool import create_pool
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType
 from flowstates.repository import FlowRunStateRepository
@@ -37,6 +38,7 @@ __all__ = [
     "Mismatch",
     "NewFlowRunState",
     "ReadOnlyLayoutError",
+    "SlowQuestion",
     "StateCount",
     "StateDetails",
     "StateType",
@@ -44,6 +46,7 @@ __all__ = [
     "UnexpectedStateError",
     "UnreadableRowError",
     "check",
+    "check_plans",
     "create_pool",
     "embedded_postgres",
     "migrate",

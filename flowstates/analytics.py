@@ -12,7 +12,7 @@ from flowstates.errors import InvalidInputError
 from flowstates.execution import Execution, PoolOrConnection
 from flowstates.filters import FlowRunStateFilter
 from flowstates.queries import Layout
-from flowstates.records import StateType, time_text
+from flowstates.records import StateType, utc_time
 
 MOST_BUCKETS = 100_000
 _MICROSECOND = timedelta(microseconds=1)
@@ -65,7 +65,7 @@ class FlowRunStateAnalytics:
         The filter's run ids choose the runs, its types and names which states are shown; its other fields are refused. Lengths come from the
         whole history of the chosen runs, which is read.
         """
-        begin, end = _window(since, until)
+        since, until = _window(since, until)
         runs_only, types, names = None, None, None
         if filter is not None:
             refused = [field for field in ("ids", "since", "until", "terminal") if getattr(filter, field) is not None]
@@ -76,12 +76,13 @@ class FlowRunStateAnalytics:
             names = None if filter.names is None else list(filter.names)
         if by not in ("type", "name"):
             raise InvalidInputError("by", f"is {by!r}, not 'type' or 'name'")
-        clock = None if now is None else time_text("now", now)
+        clock = None if now is None else utc_time("now", now).isoformat()
+        window = since.isoformat(), until.isoformat()
         rows = await self._execution.rows(
-            "measure_time_in_states", begin, end, clock, by, bool(per_run), types, names, filter=runs_only, timeout=timeout
+            "measure_time_in_states", *window, clock, by, str(bool(per_run)).lower(), types, names, filter=runs_only, timeout=timeout
         )
         return [
-            TimeInState(None if run is None else UUID(run), key, visits, *(length * _MICROSECOND for length in lengths))
+            TimeInState(None if run is None else UUID(run), key, int(visits), *(int(length) * _MICROSECOND for length in lengths))
             for run, key, visits, *lengths in rows
         ]
 
@@ -98,9 +99,13 @@ class FlowRunStateAnalytics:
 
         Every interval is there, with all nine types; 100,000 intervals at most. On Prefect's tables it reads all states.
         """
+        since, until = _window(since, until)
         ticks = _ticks(since, until, step)
-        rows = await self._execution.rows("count_transitions", *_window(since, until), _interval(step), filter=filter, timeout=timeout)
-        counts = {(begin, type_): states for begin, type_, states in rows}
+        if not ticks:
+            return []
+        window = since.isoformat(), until.isoformat(), _interval(min(step, until - since))
+        rows = await self._execution.rows("count_transitions", *window, filter=filter, timeout=timeout)
+        counts = {(int(begin), type_): int(states) for begin, type_, states in rows}
         return [StateCount(since + tick, {type_: counts.get((tick // _MICROSECOND, type_), 0) for type_ in StateType}) for tick in ticks]
 
     async def count_occupancy(
@@ -118,16 +123,16 @@ class FlowRunStateAnalytics:
         A run counts by its last state at or before the tick. Terminal types are left out unless `terminal` asks for them. It reads all states up to
         the last tick, those of the chosen runs if any are.
         """
+        since, until = _window(since, until)
         ticks = _ticks(since, until, step)
-        begin, _ = _window(since, until)
-        runs = None if flow_run_ids is None else FlowRunStateFilter(flow_run_ids=tuple(flow_run_ids))
+        runs = None if flow_run_ids is None else FlowRunStateFilter(flow_run_ids=flow_run_ids)
         if not ticks:
             return []
-        last = time_text("until", since + ticks[-1])
-        rows = await self._execution.rows("count_occupancy", begin, last, _interval(step), filter=runs, timeout=timeout)
+        window = since.isoformat(), (since + ticks[-1]).isoformat(), _interval(min(step, until - since))
+        rows = await self._execution.rows("count_occupancy", *window, filter=runs, timeout=timeout)
         changes: defaultdict[int, list[tuple[StateType, int]]] = defaultdict(list)
         for tick, type_, runs_more in rows:
-            changes[tick].append((StateType(type_), runs_more))
+            changes[int(tick)].append((StateType(type_), int(runs_more)))
         shown = [type_ for type_ in StateType if terminal or not type_.is_terminal]
         occupied = dict.fromkeys(StateType, 0)
         found = []
@@ -138,15 +143,15 @@ class FlowRunStateAnalytics:
         return found
 
 
-def _window(since: datetime, until: datetime) -> tuple[str, str]:
-    begin, end = time_text("since", since), time_text("until", until)
-    if until < since:
+def _window(since: datetime, until: datetime) -> tuple[datetime, datetime]:
+    # In UTC from here on: two times of one other zone would be compared and subtracted by their clocks' faces.
+    begin, end = utc_time("since", since), utc_time("until", until)
+    if end < begin:
         raise InvalidInputError("until", f"{until} is before since, {since}")
     return begin, end
 
 
 def _ticks(since: datetime, until: datetime, step: timedelta) -> list[timedelta]:
-    _window(since, until)
     if not isinstance(step, timedelta) or step <= timedelta(0):
         raise InvalidInputError("step", f"is {step!r}, not a timedelta above zero")
     count = -(-(until - since) // step)
@@ -156,4 +161,5 @@ def _ticks(since: datetime, until: datetime, step: timedelta) -> list[timedelta]
 
 
 def _interval(step: timedelta) -> str:
+    # The server's own intervals end before Python's; one that is longer than the window is as good as the window.
     return f"{step // _MICROSECOND} microseconds"

@@ -115,7 +115,7 @@ class _Batch:
     async def _read_runs(self, pending: Sequence[int]) -> dict[str, _Run]:
         ids = list(dict.fromkeys(map(self._run_of, pending)))
         rows = await self._ask("create_flow_run_states.heads", ids)
-        return {row["flow_run_id"]: _Run(row["sequence"] or 0, row["timestamp"], row["now"]) for row in rows}
+        return {id: _Run(int(sequence or 0), None if timestamp is None else int(timestamp), int(now)) for id, sequence, timestamp, now in rows}
 
     async def _read_taken(self, pending: Sequence[int], runs: dict[str, _Run]) -> None:
         """Finds the stored timestamps that a given one might meet."""
@@ -127,7 +127,7 @@ class _Batch:
                 since[run_id] = min(since.get(run_id, time), time)
         if since:
             for row in await self._ask("create_flow_run_states.taken", list(since), [time.isoformat() for time in since.values()]):
-                runs[row["flow_run_id"]].taken[row["timestamp"]] = row["timestamp"] + 1
+                runs[row["flow_run_id"]].taken[int(row["timestamp"])] = int(row["timestamp"]) + 1
 
     async def _settle(self, indices: Sequence[int]) -> None:
         """Finds the outcome of those whose id is stored."""
@@ -135,9 +135,9 @@ class _Batch:
             return
         given = json.dumps([self._parameters[index] for index in indices], ensure_ascii=False)
         for position, timestamp, agrees in await self._ask("create_flow_run_states.present", given):
-            index = indices[position - 1]
-            if agrees:
-                outcome = CreateOutcome(self._states[index].id, "present", _EPOCH + timestamp * _MICROSECOND)
+            index = indices[int(position) - 1]
+            if agrees == "true":
+                outcome = CreateOutcome(self._states[index].id, "present", _EPOCH + int(timestamp) * _MICROSECOND)
             else:
                 outcome = CreateOutcome(self._states[index].id, "refused", reason="the id is stored already, with other content or in another run")
             self._outcomes[index] = outcome

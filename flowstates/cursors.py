@@ -21,7 +21,8 @@ class Cursor(NamedTuple):
 
 def encode(cursor: Cursor, question: str) -> str:
     """The cursor as text that is good for one question only: a filter, an order and a layout."""
-    parts = [_VERSION, *cursor.position, int(cursor.backwards), _digest(question)]
+    digest = sha256(f"{cursor} {question}".encode()).hexdigest()[:16]
+    parts = [_VERSION, *cursor.position, int(cursor.backwards), digest]
     return base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
@@ -29,15 +30,13 @@ def decode(text: str, question: str) -> Cursor:
     """The cursor of a text; InvalidInputError if it is none, of another version, or of another question."""
     try:
         version, first, second, backwards, digest = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars="-_", validate=True))
-        known = version == _VERSION and all(isinstance(part, str) for part in (first, second, digest)) and backwards in (0, 1)
+        cursor = Cursor((first, second), bool(backwards))
+        known = version == _VERSION and all(isinstance(part, str) for part in (first, second, digest))
     except (ValueError, TypeError, RecursionError):
         known = False
     if not known:
         raise InvalidInputError("cursor", "is not a cursor of this version")
-    if digest != _digest(question):
-        raise InvalidInputError("cursor", "belongs to another filter, order or layout")
-    return Cursor((first, second), bool(backwards))
-
-
-def _digest(question: str) -> str:
-    return sha256(question.encode()).hexdigest()[:16]
+    # The digest holds the position too: a cursor that was changed on its way is refused, and the server is never sent what is no position.
+    if encode(cursor, question) != text:
+        raise InvalidInputError("cursor", "belongs to another filter, order or layout, or was changed")
+    return cursor

@@ -22,7 +22,7 @@ from flowstates.records import FlowRunState
 from flowstates.rows import are_native, to_states, to_states_from_json
 
 AnyConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
-Argument: TypeAlias = str | int | bool | Sequence[str | None] | None
+Argument: TypeAlias = str | Sequence[str | None] | None
 PoolOrConnection: TypeAlias = "asyncpg.Pool[asyncpg.Record] | AnyConnection"
 
 _ROWS_A_BATCH = 500  # of a stream; a round trip each
@@ -73,9 +73,9 @@ class Execution:
         text = queries.query(name, self.layout)
         rows = await self._rows(text, arguments)
         if rows is not None:
-            return list(zip(to_states(row[:-1] for row in rows), (row[-1] for row in rows), strict=True))
+            return list(zip(to_states(row[:-1] for row in rows), (row[-1] == "true" for row in rows), strict=True))
         objects = await self._objects(text, arguments)
-        return list(zip(to_states_from_json(objects), (row["agrees"] for row in objects), strict=True))
+        return list(zip(to_states_from_json(objects), (row["agrees"] == "true" for row in objects), strict=True))
 
     async def insert(self, name: str, *arguments: Argument, id: UUID, queue: str | None = None, timeout: float | None = None) -> FlowRunState | None:
         """The record that the insert `name` stored under `id`; None if it stored nothing, because of its condition or of another transaction.
@@ -108,7 +108,7 @@ class Execution:
         return stored
 
     async def rows(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[asyncpg.Record]:
-        """The rows of query `name`, whose columns are of types that no codec of the caller's changes: texts, numbers, booleans."""
+        """The rows of query `name`, whose columns are texts, which no codec of the caller's changes."""
         text, arguments = self._text(name, arguments, filter)
         async with asyncio.timeout(timeout), self.connection() as connection:
             return await _fetch(connection, text, arguments)

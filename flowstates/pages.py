@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
 from flowstates import cursors
 from flowstates.cursors import Cursor
-from flowstates.errors import InvalidInputError
 from flowstates.execution import Execution
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState
@@ -16,6 +16,7 @@ from flowstates.records import FlowRunState
 MOST_OF_A_PAGE = 1_000
 
 _LEAST_ID, _GREATEST_ID = str(UUID(int=0)), str(UUID(int=2**128 - 1))
+_FIRST, _MICROSECOND = datetime.min.replace(tzinfo=UTC), timedelta(microseconds=1)
 # Before and behind every state, since a null would cost a generic plan its index.
 _ENDS = {
     "run": ((_LEAST_ID, "-infinity"), (_GREATEST_ID, "infinity")),
@@ -42,12 +43,12 @@ async def read_page(
     timeout: float | None,
 ) -> FlowRunStatePage:
     """The page after or before the cursor's position, the first without a cursor. An empty page has no cursors."""
-    question = f"{execution.layout} {order} {bool(newest_first)} {(filter or FlowRunStateFilter()).model_dump_json()}"
-    start = Cursor(_ENDS[order][newest_first], backwards=False) if cursor is None else _decoded(cursor, question, order)
+    question = f"{execution.layout} {order} {bool(newest_first)} {_canonical(filter)}"
+    start = Cursor(_end(order, bool(newest_first), filter), backwards=False) if cursor is None else cursors.decode(cursor, question)
     descending = bool(newest_first) != start.backwards
     name = f"read_flow_run_state_page.{order}_descending" if descending else f"read_flow_run_state_page.{order}"
     # One more than the page holds tells whether there is another page.
-    found = await execution.many(name, *start.position, limit + 1, filter=filter, timeout=timeout)
+    found = await execution.many(name, *start.position, str(limit + 1), filter=filter, timeout=timeout)
     is_more, states = len(found) > limit, found[:limit]
     if start.backwards:
         states.reverse()
@@ -62,17 +63,22 @@ async def read_page(
     )
 
 
+def _end(order: str, newest_first: bool, filter: FlowRunStateFilter | None) -> tuple[str, str]:
+    """Before all states in the order. A time range is begun where it begins: the server would walk there from the index's end."""
+    if order == "time" and filter is not None:
+        if newest_first and filter.until is not None:
+            return filter.until.isoformat(), _LEAST_ID
+        if not newest_first and filter.since is not None and filter.since > _FIRST:
+            return (filter.since - _MICROSECOND).isoformat(), _GREATEST_ID
+    return _ENDS[order][newest_first]
+
+
 def _position(state: FlowRunState, order: str) -> tuple[str, str]:
     time = state.timestamp.astimezone(UTC).isoformat()
     return (str(state.flow_run_id), time) if order == "run" else (time, str(state.id))
 
 
-def _decoded(text: str, question: str, order: str) -> Cursor:
-    cursor = cursors.decode(text, question)
-    run_or_time, time_or_id = cursor.position
-    try:
-        UUID(run_or_time if order == "run" else time_or_id)
-        datetime.fromisoformat(time_or_id if order == "run" else run_or_time)
-    except ValueError:
-        raise InvalidInputError("cursor", "is not a cursor of this version") from None
-    return cursor
+def _canonical(filter: FlowRunStateFilter | None) -> str:
+    # Two filters that mean the same are one question: a set has another order in each process.
+    given = {} if filter is None else filter.model_dump(mode="json", exclude_none=True)
+    return json.dumps({field: sorted(set(value)) if isinstance(value, list) else value for field, value in given.items()}, sort_keys=True)

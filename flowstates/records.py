@@ -55,8 +55,8 @@ _TERMINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLE
 
 
 def _utc(value: datetime) -> datetime:
-    if value.tzinfo is UTC and type(value) is datetime:
-        return value
+    if type(value) is datetime and not value.utcoffset():
+        return value if value.tzinfo is UTC else value.replace(tzinfo=UTC)
     try:
         value = value.astimezone(UTC)
     except OverflowError:
@@ -218,12 +218,12 @@ def a_time(value: object) -> object:
     raise ValueError(f"{_shown(value)} is not a time")
 
 
-def time_text(field: str, value: object) -> str:
-    """An aware time as text for the server; InvalidInputError with the field's name for anything else."""
+def utc_time(field: str, value: object) -> datetime:
+    """An aware time in UTC; InvalidInputError with the field's name for anything else."""
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidInputError(field, f"{_shown(value)} is not a time with a time zone")
     try:
-        return _utc(value).isoformat()
+        return _utc(value)
     except ValueError as error:
         raise InvalidInputError(field, str(error)) from None
 

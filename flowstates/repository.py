@@ -15,7 +15,7 @@ from flowstates.execution import Execution, PoolOrConnection
 from flowstates.filters import FlowRunStateFilter, array_of
 from flowstates.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
 from flowstates.queries import Layout
-from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, time_text, to_uuid
+from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, to_uuid, utc_time
 
 
 class FlowRunStateRepository:
@@ -48,7 +48,8 @@ class FlowRunStateRepository:
         if not _is_count(last):
             raise InvalidInputError("last", f"is {last!r}, not a number of 1 or more")
         found: dict[UUID, list[FlowRunState]] = {}
-        for state in reversed(await self._of_runs("read_flow_run_states_by_run", flow_run_ids, last, timeout=timeout)):
+        states = await self._of_runs("read_flow_run_states_by_run", flow_run_ids, str(last), timeout=timeout)
+        for state in sorted(states, key=lambda state: state.timestamp):
             found.setdefault(state.flow_run_id, []).append(state)
         return found
 
@@ -78,7 +79,7 @@ class FlowRunStateRepository:
         """
         if clock not in ("timestamp", "created"):
             raise InvalidInputError("clock", f"is {clock!r}, not 'timestamp' or 'created'")
-        states = await self._of_runs(f"read_flow_run_states_as_of.{clock}", flow_run_ids, time_text("at", at), timeout=timeout)
+        states = await self._of_runs(f"read_flow_run_states_as_of.{clock}", flow_run_ids, utc_time("at", at).isoformat(), timeout=timeout)
         return {state.flow_run_id: state for state in states}
 
     async def read_flow_run_state_page(
@@ -111,14 +112,15 @@ class FlowRunStateRepository:
         """The states of a filter, run by run and oldest first, in constant memory: `async with ... as stream: async for state in stream`.
 
         They are those of one moment. They come from a cursor on the server, 500 a round trip; leaving the block ends it and frees the connection.
-        On a connection without a transaction it opens one, read only, for as long as the block lasts.
+        On a connection without a transaction it opens one, read only, for as long as the block lasts. A filter on types, names or
+        `terminal` reads all states; on Prefect's tables one on times does too.
         """
         return self._execution.stream("stream_flow_run_states", filter)
 
     async def count_flow_run_states(self, filter: FlowRunStateFilter | None = None, *, timeout: float | None = None) -> int:
         """How many states a filter lets through. It reads them all, or the index that has them."""
-        counts: list[int] = await self._execution.values("count_flow_run_states", filter=filter, timeout=timeout)
-        return counts[0]
+        counts = await self._execution.values("count_flow_run_states", filter=filter, timeout=timeout)
+        return int(counts[0])
 
     async def create_flow_run_state(
         self,
@@ -217,7 +219,7 @@ class FlowRunStateRepository:
             name, ids = "delete_flow_run_states.runs", _id_texts("flow_run_ids", flow_run_ids)
         return [UUID(id) for id in await self._execution.values(name, ids, timeout=timeout)] if ids else []
 
-    async def _of_runs(self, name: str, flow_run_ids: Iterable[UUID | str], *arguments: str | int, timeout: float | None) -> list[FlowRunState]:
+    async def _of_runs(self, name: str, flow_run_ids: Iterable[UUID | str], *arguments: str, timeout: float | None) -> list[FlowRunState]:
         ids = set(_id_texts("flow_run_ids", flow_run_ids))
         return await self._execution.many(name, array_of(ids), *arguments, timeout=timeout) if ids else []
 

@@ -112,7 +112,7 @@ PROBE = """select '{"a": 1}'::jsonb as a, '{"a": 1}'::json as b, gen_random_uuid
 
 async def look(connection: Connection) -> Any:
     """What a caller could notice of a connection: its settings, what its codecs make of values, its transaction."""
-    settings = await connection.fetch("select name::text, setting::text from pg_settings where name !~ '^transaction_' order by name")
+    settings = await connection.fetch(r"select name::text, setting::text from pg_settings where name !~ '^(transaction_|plpgsql\.)' order by name")
     types = [type(value) for value in (await connection.fetch(PROBE))[0].values()]
     return [tuple(row) for row in settings], types, connection.is_in_transaction(), connection.is_closed()
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,10 @@ import pytest
 from typer.testing import CliRunner
 
 import flowstates
-from flowstates import FlowRunState, FlowRunStateConflictError, MigrationError, StateDetails, StateType, UnreadableRowError
+from flowstates import FlowRunState, FlowRunStateConflictError, FlowStatesError, MigrationError, StateDetails, StateType, UnreadableRowError
 from flowstates.cli.app import app
 from flowstates.cli.database import data_folder
-from flowstates.cli.render import escape, print_history
+from flowstates.cli.render import escape, print_history, print_state_table
 from flowstates.migrations import migration_script
 from flowstates.queries import Layout
 
@@ -169,7 +170,7 @@ def test_show_prints_all_eleven_columns(url: str) -> None:
     assert "                    two" in lines
     assert '                      "a": "é"' in lines
     assert '                      "retriable": false' in lines
-    assert "result_artifact_id  -" in lines
+    assert "result_artifact_id  null" in lines
 
 
 def test_the_option_wins_over_the_environment(url: str, layout_dsns: dict[Layout, str]) -> None:
@@ -180,7 +181,7 @@ def test_the_option_wins_over_the_environment(url: str, layout_dsns: dict[Layout
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWSTATES_DATABASE_URL", "")
     done = run("check")
-    assert (done.code, done.err.split()[1]) == (2, "data:")
+    assert (done.code, done.err.split()[1]) == (2, "FLOWSTATES_DATA:")
 
 
 def test_an_address_of_sqlalchemy_is_taken(dsn: str) -> None:
@@ -201,7 +202,7 @@ def test_prefects_states_are_read_and_deleted_and_never_created(layout_dsns: dic
     assert (created.code, created.out) == (2, "")
     assert run("delete", id_, "--layout", "prefect").code == 0
     assert run("check", "--layout", "prefect").out == "the database fits the layout prefect\n"
-    assert run("migrate").code == 3
+    assert run("migrate").code == 1
     execute(dsn, "delete from flow_run where id = $1", run_id)
 
 
@@ -209,6 +210,14 @@ def test_without_a_database_the_layout_prefect_is_refused() -> None:
     done = run("list", uuid4(), "--layout", "prefect")
     assert (done.code, done.out) == (2, "")
     assert "--database-url" in done.err
+
+
+@pytest.mark.parametrize(
+    "command", [("list", SOME_ID), ("show", SOME_ID), ("delete", SOME_ID), ("export",), ("create", SOME_ID, "RUNNING"), ("counts",)]
+)
+def test_prefects_table_is_not_taken_for_ours(command: tuple[object, ...], layout_dsns: dict[Layout, str]) -> None:
+    done = run(*command, "--database-url", layout_dsns["prefect"])
+    assert done == Done(2, "", "error: layout: this is Prefect's table: say --layout prefect\n")
 
 
 # migrate and check
@@ -237,6 +246,11 @@ def test_the_script_needs_no_database() -> None:
     assert run("migrate", "--sql", "--database-url", UNREACHABLE) == Done(0, migration_script(), "")
 
 
+def test_the_script_is_no_json() -> None:
+    done = run("migrate", "--sql", "--json")
+    assert (done.code, done.out) == (2, "")
+
+
 # Exit codes
 
 
@@ -246,7 +260,6 @@ def test_the_script_needs_no_database() -> None:
         ("list", "no-uuid"),
         ("show", "no-uuid"),
         ("delete", "no-uuid"),
-        ("list",),
         ("lost",),
         ("list", SOME_ID, "--layout", "other"),
         ("list", SOME_ID, "--database-url", ""),
@@ -283,18 +296,53 @@ def test_a_conflict_is_1(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_database_is_3(own_dsn: str) -> None:
     refused = run("list", uuid4(), "--database-url", UNREACHABLE)
     assert refused.code == 3
-    assert refused.err.startswith("error: no connection to the database: ")
+    assert refused.err.startswith("error: no connection to the database at 127.0.0.1:1: ")
     assert run("list", uuid4(), "--database-url", re.sub("flowstates_test_.*", "nowhere", own_dsn)).code == 3
+
+
+def test_tables_that_do_not_fit_are_1(own_dsn: str) -> None:
     without_table = run("list", uuid4(), "--database-url", own_dsn)
-    assert without_table.code == 3
+    assert (without_table.code, without_table.out) == (1, "")
     assert "flowstates migrate" in without_table.err.splitlines()[1]  # the note
+    execute(own_dsn, "create table flow_run_state (id int, flow_run_id uuid, timestamp timestamptz)")
+    other_table = run("list", uuid4(), "--database-url", own_dsn)
+    assert (other_table.code, other_table.out) == (1, "")
+    assert "flowstates check" in other_table.err.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "server"),
+    [
+        ("postgresql://me:hunter2@127.0.0.1:1/db", "127.0.0.1:1"),
+        ("postgresql+asyncpg://me:hunter2@127.0.0.1:1/db", "127.0.0.1:1"),
+        ("postgresql://me:hunter2@host.invalid/db", "host.invalid:5432"),
+        ("postgresql://me@127.0.0.1:1,[::1]:1/db?password=hunter2", "127.0.0.1:1,[::1]:1"),
+        ("postgresql://me@/db?host=/none&port=7", "/none:7"),
+        ("postgresql://me@/db", "other.invalid:9"),
+        ("postgresql://127.0.0.1:1/2@host.invalid/db", "the host of --database-url"),  # a user 127.0.0.1, whose password begins with 1/
+    ],
+)
+def test_the_server_that_does_not_answer_is_named(address: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "other.invalid")
+    monkeypatch.setenv("PGPORT", "9" if address.endswith("@/db") else "5432")
+    done = run("check", "--database-url", address)
+    assert (done.code, done.out) == (3, "")
+    assert done.err.startswith(f"error: no connection to the database at {server}: ")
+
+
+def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowstates.cli.database._CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        done = run("check", "--database-url", f"postgresql://me:hunter2@{server}/db")
+    assert done == Done(3, "", f"error: no connection to the database at {server}: no answer in 0.2 seconds\n")
 
 
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (TimeoutError(), 3, "error: no answer of the database in time"),
-        (MigrationError("changed"), 3, "error: changed"),
+        (MigrationError("changed"), 1, "error: changed"),
         (UnreadableRowError(UUID(int=1), "name", "a\x1b"), 3, f"error: flow run state {UUID(int=1)}: name: a\\x1b"),
         (asyncpg.InterfaceError("closed"), 3, "error: closed"),
         (asyncpg.ConnectionDoesNotExistError("gone"), 3, "error: gone"),
@@ -332,6 +380,7 @@ def test_a_fault_of_our_own_is_not_hidden(url: str, monkeypatch: pytest.MonkeyPa
         "postgresql://me:hunter2#x@127.0.0.1/db",
         "postgresql://me:hunter2?x@127.0.0.1/db",
         "postgresql://me:[hunter2@127.0.0.1/db",
+        "postgresql+asyncpg://me:[hunter2@127.0.0.1/db",
         "postgresql://me:hunter2@127.0.0.1:port/db",
         "postgresql://me@127.0.0.1:1/db?password=hunter2",
         "postgresql://me:hunter2@127.0.0.1:1/db?sslmode=other",
@@ -377,6 +426,41 @@ def test_a_reader_that_goes_away_ends_it_quietly(options: tuple[str, ...], url: 
     assert done.stderr == b""
 
 
+@pytest.mark.parametrize("arguments", [("list",), ("show", "--json"), ("export",), ("--help",), ("list", "--help"), ("--version",)])
+def test_output_that_cannot_be_written_is_3(arguments: tuple[str, ...], url: str) -> None:
+    id_ = run("create", uuid4(), "RUNNING", "--json").records[0]["id"]
+    command = ("show", str(id_), "--json") if arguments[0] == "show" else arguments
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "flowstates.cli", *command],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (3, "error: cannot write the output: No space left on device\n")
+
+
+def test_closed_output_is_3(url: str) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "flowstates.cli", "export"]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (3, "error: cannot write the output: standard output is closed\n")
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "flowstates", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"flowstates {flowstates.__version__}\n"
+
+
+def test_another_time_than_the_one_asked_for_is_said(url: str) -> None:
+    run_id = uuid4()
+    create = ("create", run_id, "RUNNING", "--timestamp", "2030-01-31T13:00:00+01:00")
+    assert run(*create).err == ""
+    again = run(*create, "--json")
+    assert (again.code, again.err) == (0, "stored with another time than --timestamp: 2030-01-31T12:00:00.000001Z\n")
+    assert again.records[0]["timestamp"] == "2030-01-31T12:00:00.000001Z"
+
+
 def test_the_version() -> None:
     assert run("--version") == Done(0, f"flowstates {flowstates.__version__}\n", "")
 
@@ -420,6 +504,14 @@ def test_the_default_store_keeps_its_data(folder: Path) -> None:
     assert process("migrate", "--json", FLOWSTATES_DATA=str(folder / "data")).out == ""
 
 
+def test_a_store_that_is_busy_is_3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWSTATES_DATA", str(folder))
+    monkeypatch.setattr("flowstates.embedded._WAIT_SECONDS", 0.1)
+    with flowstates.embedded_postgres(folder):
+        done = run("list")
+    assert done == Done(3, "", f"error: {folder} is open in another embedded server; close that one first\n")
+
+
 def test_the_default_store_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLOWSTATES_DATA")
     monkeypatch.setenv("HOME", "/home/me")
@@ -448,6 +540,38 @@ def test_the_demo_leaves_nothing_in_a_database_of_the_users(own_dsn: str) -> Non
     done = run("demo", "--database-url", own_dsn)
     assert (done.code, done.err) == (0, "")
     assert execute(own_dsn, "select count(*) from pg_class where relnamespace = 'public'::regnamespace") == 0
+
+
+def hints(done: Done) -> list[str]:
+    return [line.partition("flowstates ")[2] for line in done.out.partition("Nothing of this is left.")[2].splitlines() if line.startswith("  ")]
+
+
+def test_the_demo_says_what_works_next(dsn: str) -> None:
+    run_id = r"[0-9a-f-]{36}"
+    expected = ["migrate", f"create {run_id} RUNNING", f"list {run_id}"]
+    for done, option in (
+        (process("demo", "--database-url", dsn), " --database-url URL"),
+        (process("demo", FLOWSTATES_DATABASE_URL=dsn), ""),
+    ):
+        assert "/" not in "".join(hints(done))
+        for hint, pattern in zip(hints(done), expected, strict=True):
+            assert re.fullmatch(pattern + option, hint)
+    shown = process("demo", "--help").out
+    assert "temporary server" in shown
+    assert "keeps its data" not in shown
+
+
+@pytest.mark.parametrize("layout", ["flowstates", "prefect"])
+def test_a_demo_that_fails_leaves_nothing_and_logs_nothing(
+    layout: Layout, layout_dsns: dict[Layout, str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> bool:
+        raise FlowStatesError("no")
+
+    monkeypatch.setattr("flowstates.FlowRunStateRepository.delete_flow_run_state", fail)
+    done = run("demo", "--database-url", layout_dsns[layout])
+    assert (done.code, done.out) == ((3, "") if layout == "flowstates" else (1, ""))
+    assert caplog.text == ""
 
 
 def test_the_demo_in_json(dsn: str) -> None:
@@ -550,6 +674,58 @@ def test_a_long_message_is_cut_in_the_table_and_whole_in_show(url: str) -> None:
     assert run("show", id_).out.count("x") == 1000
 
 
+@pytest.mark.parametrize("width", [40, 55, 60, 75, 76, 77, 80, 100, 120, 160])
+def test_nothing_is_lost_on_narrow_terminals(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"w{number:02}" for number in range(30)]
+    states = [
+        state(StateType.CANCELLING, 0, name="x" * 30, message=" ".join(words)),
+        state(StateType.CANCELLED, 99 * 24 * 60, name="Late", message="the end"),
+    ]
+    lines = shown(states, BEGIN, capsys, monkeypatch, width)
+    text = " ".join(lines)
+    assert re.findall(r"w\d\d", text) == words
+    assert text.count("x") == 30
+    assert "…" not in text
+    for part in ("2030-01-31 12:00:00", "CANCELLING", "99d 00h", "the end"):
+        assert part in text
+    print_state_table(states)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    text = " ".join(lines)
+    assert max(map(len, lines)) <= width
+    assert text.count("x") == 30
+    assert text.count(str(UUID(int=1))) == 2
+    assert "…" not in text or width == 160  # a message there is marked where it is cut
+    for part in ("2030-01-31 12:00:00", "CANCELLING"):
+        assert part in text
+
+
+def test_a_terminal_of_no_columns_is_one_of_unknown_width(url: str) -> None:
+    run_id = uuid4()
+    run("create", run_id, "COMPLETED")
+    assert process("list", run_id, COLUMNS="0") == process("list", run_id)
+    assert str(run_id) in process("list", run_id, COLUMNS="0").out
+
+
+def test_a_narrow_list_says_where_the_ids_are(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = uuid4()
+    id_ = run("create", run_id, "RUNNING", "--json").records[0]["id"]
+    hint = "ids: a terminal of 120 columns, or --json"
+    for options in ((), ("--limit", 1)):
+        assert run("list", run_id, *options).out.splitlines()[-1] == hint
+    monkeypatch.setenv("COLUMNS", "120")
+    for options in ((), ("--limit", 1)):
+        wide = run("list", run_id, *options).out
+        assert id_ in wide
+        assert hint not in wide
+    assert hint not in run("list", run_id, "--json").out
+
+
+def test_a_text_is_told_from_nothing(url: str) -> None:
+    shown = run("create", uuid4(), "RUNNING", "--message", "-").out
+    assert re.search("^message +- *$", shown, re.MULTILINE)
+    assert re.search("^data +null *$", shown, re.MULTILINE)
+
+
 def test_a_terminal_without_unicode(url: str) -> None:
     run_id = uuid4()
     run("create", run_id, "PENDING", "--name", "實行", "--message", "é")
@@ -567,3 +743,17 @@ def test_colours_go_to_terminals_alone(url: str) -> None:
     assert "\x1b" not in process("list", run_id).out
     assert "\x1b[36m" in process("list", run_id, FORCE_COLOR="1", TERM="xterm").out
     assert "\x1b[36m" not in process("list", run_id, FORCE_COLOR="1", TERM="xterm", NO_COLOR="1").out
+
+
+# The environment to run it in
+
+
+def test_setting_up_says_so_before_it_takes_its_time(tmp_path: Path) -> None:
+    folder = tmp_path / "venv"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "venv.stamp").touch()
+    (folder / "bin" / "python").write_text("#!/bin/sh\n")
+    (folder / "bin" / "python").chmod(0o755)
+    command: list[str | Path] = [ROOT / "tools" / "make-venv", sys.executable, folder, "requirements/test.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", f"setting up {folder} (once) ...\n")

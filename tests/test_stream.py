@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
+import sys
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
 
 import pytest
 
-from flowstates import FlowRunState, FlowRunStateRepository, UnreadableRowError, create_pool, migrate
+from flowstates import FlowRunState, FlowRunStateFilter, FlowRunStateRepository, StateType, UnreadableRowError, create_pool, migrate
+from flowstates.queries import Layout
 from flowstates.records import NewFlowRunState
+from tests import model
 from tests.conftest import Connection
+
+START = datetime(2024, 3, 5, 12, tzinfo=UTC)
+
+
+def history(count: int) -> list[FlowRunState]:
+    types = (StateType.RUNNING, StateType.PAUSED, StateType.FAILED)
+    return [model.state(UUID(int=n % 7), UUID(int=n), types[n % 3], START + n * timedelta(seconds=1)) for n in range(count)]
 
 
 async def filled(connection: Connection, count: int) -> FlowRunStateRepository:
@@ -85,3 +96,77 @@ async def test_a_codec_of_the_connection_changes_nothing(connection: Connection)
     await connection.set_type_codec("uuid", schema="pg_catalog", encoder=str, decoder=str)
     async with states.stream_flow_run_states() as stream:
         assert [state async for state in stream] == plain
+
+
+@pytest.mark.parametrize("layout", model.LAYOUTS)
+@pytest.mark.parametrize(
+    "filter",
+    [
+        None,
+        FlowRunStateFilter(types=["RUNNING"], names=["Running", "Paused"], terminal=False),
+        FlowRunStateFilter(flow_run_ids=[UUID(int=3)], since=START + timedelta(minutes=1)),
+        FlowRunStateFilter(ids=[UUID(int=900), UUID(int=1000), UUID(int=7)]),
+        FlowRunStateFilter(names=[]),
+    ],
+)
+async def test_gives_the_states_of_a_filter(connection: Connection, layout: Layout, filter: FlowRunStateFilter | None) -> None:
+    await model.prepare(connection, layout)
+    await model.store(connection, layout, history(1200))
+    async with FlowRunStateRepository(connection, layout=layout).stream_flow_run_states(filter) as stream:
+        assert [state async for state in stream] == model.find(history(1200), filter)
+
+
+@pytest.mark.parametrize("layout", model.LAYOUTS)
+async def test_a_client_that_stops_reading_holds_nobody_up_and_may_go_on(own_dsn: str, connection: Connection, layout: Layout) -> None:
+    await model.prepare(connection, layout)
+    await model.store(connection, layout, history(1200))
+    async with create_pool(own_dsn, max_size=1) as pool, FlowRunStateRepository(pool, layout=layout).stream_flow_run_states() as stream:
+        seen = [await anext(stream)]
+        # The server has sent one batch and waits for the next question; it does not push.
+        waiting = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'"
+        assert await connection.fetchval(waiting) == 1
+        # Meanwhile others delete, and the table is tidied up.
+        other = FlowRunStateRepository(connection, layout=layout)
+        async with asyncio.timeout(10):
+            await other.delete_flow_run_states(flow_run_ids=[UUID(int=5)])
+            await connection.execute("vacuum flow_run_state")
+        seen += [state async for state in stream]
+    assert seen == model.find(history(1200))
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_gives_its_connection_back(own_dsn: str, connection: Connection) -> None:
+    await filled(connection, 600)
+    async with create_pool(own_dsn, max_size=1) as pool:
+        states, reading = FlowRunStateRepository(pool), asyncio.Event()
+
+        async def read() -> None:
+            async with states.stream_flow_run_states() as stream:
+                async for _ in stream:
+                    reading.set()
+                    await asyncio.sleep(60)
+
+        task = asyncio.create_task(read())
+        await reading.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await states.count_flow_run_states(timeout=5) == 600
+
+
+@pytest.mark.once
+async def test_memory_does_not_grow_with_what_has_been_read(connection: Connection) -> None:
+    states = await filled(connection, 0)
+    await connection.execute(
+        "insert into flow_run_state (flow_run_id, type, name, timestamp, sequence, message)"
+        " select md5((n / 10)::text)::uuid, 'RUNNING', 'Running', '2024-03-05 12:00Z'::timestamptz + n * interval '1 second', n, repeat('x', 100)"
+        " from generate_series(1, 200000) as n"
+    )
+    blocks, count = [sys.getallocatedblocks()], 0
+    async with states.stream_flow_run_states() as stream:
+        async for _ in stream:
+            count += 1
+            if count % 5_000 == 1:
+                blocks.append(sys.getallocatedblocks())
+    assert count == 200_000
+    # A batch is 500 rows; a state is a dozen blocks. tracemalloc would tell bytes, and take five times as long.
+    assert max(blocks) - blocks[0] < 30_000

@@ -110,6 +110,19 @@ def test_a_bad_line_is_named(migrated: str, bad: str, message: str) -> None:
     assert count(migrated) == 0
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_was_stored_before_a_bad_line_is_said(options: tuple[str, ...], migrated: str) -> None:
+    done = flowstates(migrated, "import", "-", *options, given=line() * 5_000 + "{")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: line 5001: is not JSON")
+    assert done.stderr.splitlines()[-1] == "  stored before that: created 1, present before 4,999, refused 0; mend the line and run it again"
+    assert count(migrated) == 1
+
+
+def test_import_says_whose_created_and_updated_are(migrated: str) -> None:
+    assert "created and updated are passed over: they are the database's own" in " ".join(flowstates(migrated, "import", "--help").stdout.split())
+
+
 def test_prefects_layout_is_exported_and_not_imported_into(layout_dsns: dict[Any, str]) -> None:
     dsn = layout_dsns["prefect"]
 

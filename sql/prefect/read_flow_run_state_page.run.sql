@@ -1,4 +1,4 @@
--- read_flow_run_state_page.run(flow_run_id text, timestamp text, most int8) -> many FlowRunState
+-- read_flow_run_state_page.run(flow_run_id text, timestamp text, most text) -> many FlowRunState
 -- States that a filter lets through after a position in the order of runs.
 -- The position is never null, since a condition that can be left out would cost the index in a generic plan.
 -- `data` as in read_flow_run_state.
@@ -13,4 +13,4 @@ select flow_run_state.id, flow_run_state.created, flow_run_state.updated, flow_r
  where (flow_run_state.flow_run_id, flow_run_state.timestamp) > ($1::text::uuid, $2::text::timestamptz)
    and (/* slot: filter */ true /* end */)
  order by flow_run_state.flow_run_id, flow_run_state.timestamp
- limit $3::bigint;
+ limit $3::text::bigint;

@@ -1,4 +1,4 @@
--- read_flow_run_states_by_run(flow_run_ids text, last int8) -> many FlowRunState
+-- read_flow_run_states_by_run(flow_run_ids text, last text) -> many FlowRunState
 -- The newest states of each run, newest first within a run, one index probe a run.
 -- `data` as in read_flow_run_state.
 select state.id, state.created, state.updated, state.flow_run_id, state.type::text as type,
@@ -13,5 +13,5 @@ select state.id, state.created, state.updated, state.flow_run_id, state.type::te
          from flow_run_state
         where flow_run_id = run.id
         order by timestamp desc
-        limit $2::bigint) as state
+        limit $2::text::bigint) as state
   left join artifact on artifact.id = state.result_artifact_id;

@@ -1,5 +1,5 @@
--- count_flow_run_states() -> value int8
+-- count_flow_run_states() -> value text
 -- How many states a filter lets through.
-select count(*) as count
+select count(*)::text as count
   from flow_run_state
  where (/* slot: filter */ true /* end */);

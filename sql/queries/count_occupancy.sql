@@ -20,6 +20,6 @@ with moved as (
      union all
     select tick, previous, -runs from moved where type is distinct from previous and previous is not null
 )
-select (extract(epoch from tick - $1::text::timestamptz) * 1000000)::bigint as begin, type::text as type, sum(runs)::bigint as runs
+select (extract(epoch from tick - $1::text::timestamptz) * 1000000)::bigint::text as begin, type::text as type, sum(runs)::bigint::text as runs
   from change
  group by tick, type;

@@ -1,4 +1,4 @@
--- measure_time_in_states(since text, until text, now text, by text, per_run bool, types text[], names text[]) -> many row
+-- measure_time_in_states(since text, until text, now text, by text, per_run text, types text[], names text[]) -> many row
 -- How often and how long runs were in each type or name inside a window; lengths in microseconds. It reads the whole history of the chosen
 -- runs, since a state ends when the next one begins, wherever that is.
 with clock as (
@@ -33,11 +33,11 @@ with clock as (
        and (until > $1::text::timestamptz or (until = begin and begin = $1::text::timestamptz))
      group by flow_run_id, visit, key
 )
-select case when $5::boolean then flow_run_id end::text as flow_run_id, key, count(*) as visits, sum(length)::bigint as total,
-       max(length)::bigint as longest,
-       percentile_disc(0.5) within group (order by length)::bigint as p50,
-       percentile_disc(0.95) within group (order by length)::bigint as p95,
-       percentile_disc(0.99) within group (order by length)::bigint as p99
+select case when $5::text::boolean then flow_run_id end::text as flow_run_id, key, count(*)::text as visits, sum(length)::bigint::text as total,
+       max(length)::bigint::text as longest,
+       percentile_disc(0.5) within group (order by length)::bigint::text as p50,
+       percentile_disc(0.95) within group (order by length)::bigint::text as p95,
+       percentile_disc(0.99) within group (order by length)::bigint::text as p99
   from visit
- group by case when $5::boolean then flow_run_id end, key
+ group by case when $5::text::boolean then flow_run_id end, key
  order by 1, 2;

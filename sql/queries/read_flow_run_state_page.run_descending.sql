@@ -1,4 +1,4 @@
--- read_flow_run_state_page.run_descending(flow_run_id text, timestamp text, most int8) -> many FlowRunState
+-- read_flow_run_state_page.run_descending(flow_run_id text, timestamp text, most text) -> many FlowRunState
 -- States that a filter lets through before a position in the order of runs, backwards.
 -- The position is never null, since a condition that can be left out would cost the index in a generic plan.
 select id, created, updated, flow_run_id, type::text as type, timestamp, name::text as name, message::text as message,
@@ -7,4 +7,4 @@ select id, created, updated, flow_run_id, type::text as type, timestamp, name::t
  where (flow_run_id, timestamp) < ($1::text::uuid, $2::text::timestamptz)
    and (/* slot: filter */ true /* end */)
  order by flow_run_id desc, timestamp desc
- limit $3::bigint;
+ limit $3::text::bigint;

@@ -1,4 +1,4 @@
--- read_flow_run_state_page.time_descending(timestamp text, id text, most int8) -> many FlowRunState
+-- read_flow_run_state_page.time_descending(timestamp text, id text, most text) -> many FlowRunState
 -- States that a filter lets through before a position in the order of time, backwards.
 -- The position is never null, since a condition that can be left out would cost the index in a generic plan.
 -- On our own table an index gives the order; on Prefect's tables every call sorts all states that the filter lets through.
@@ -8,4 +8,4 @@ select id, created, updated, flow_run_id, type::text as type, timestamp, name::t
  where (timestamp, id) < ($1::text::timestamptz, $2::text::uuid)
    and (/* slot: filter */ true /* end */)
  order by timestamp desc, id desc
- limit $3::bigint;
+ limit $3::text::bigint;

@@ -1,4 +1,4 @@
--- read_flow_run_states_by_run(flow_run_ids text, last int8) -> many FlowRunState
+-- read_flow_run_states_by_run(flow_run_ids text, last text) -> many FlowRunState
 -- The newest states of each run, newest first within a run, one index probe a run.
 select state.id, state.created, state.updated, state.flow_run_id, state.type::text as type, state.timestamp,
        state.name::text as name, state.message::text as message, state.state_details::text as state_details, state.data::text as data, state.result_artifact_id
@@ -8,4 +8,4 @@ select state.id, state.created, state.updated, state.flow_run_id, state.type::te
          from flow_run_state
         where flow_run_id = run.id
         order by timestamp desc
-        limit $2::bigint) as state;
+        limit $2::text::bigint) as state;

@@ -1,0 +1,5 @@
+"""`python -m flowstates`."""
+
+from flowstates.cli import main
+
+main()

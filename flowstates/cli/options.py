@@ -1,0 +1,140 @@
+"""The arguments and options that commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
+from uuid import UUID
+
+import typer
+
+from flowstates.analytics import FlowRunStateAnalytics
+from flowstates.cli.database import ask, exit_codes
+from flowstates.cli.render import print_error_line
+from flowstates.errors import InvalidInputError
+from flowstates.execution import AnyConnection
+from flowstates.execution import ask as ask_catalog
+from flowstates.filters import FlowRunStateFilter
+from flowstates.records import FlowRunState, StateType
+from flowstates.repository import FlowRunStateRepository
+
+T = TypeVar("T")
+
+_STEP = re.compile(r"([0-9]{1,6})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class LayoutName(StrEnum):
+    """The layouts, as an option has them."""
+
+    FLOWSTATES = "flowstates"
+    PREFECT = "prefect"
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a time such as 2030-01-31T12:00:00Z") from None
+    if time.utcoffset() is None:
+        raise typer.BadParameter(f"{text!r} has no time zone: write {time.isoformat()}Z or {time.isoformat()}+01:00")
+    return time
+
+
+def _step(text: str) -> timedelta:
+    found = _STEP.fullmatch(text)
+    step = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else timedelta(0)
+    if not step:
+        raise typer.BadParameter(f"{text!r} is not a step such as 30s, 15m, 1h, 1d or 1w")
+    return step
+
+
+def time_option(help: str) -> Any:
+    """An option that is a time; its annotation is `datetime | None`."""
+    return typer.Option(parser=_time, metavar="TIME", help=help)
+
+
+DatabaseUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The database, as postgresql://user@host/database; by default what the variable FLOWSTATES_DATABASE_URL says."
+        " Without either, an embedded server that keeps its data for you, in the folder FLOWSTATES_DATA if that is set.",
+    ),
+]
+LayoutOption: TypeAlias = Annotated[LayoutName, typer.Option(help="Whose tables they are.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON Lines, for other programs.")]
+
+RunId: TypeAlias = Annotated[UUID, typer.Argument(metavar="RUN_ID")]
+RunIds: TypeAlias = Annotated[list[UUID] | None, typer.Argument(metavar="RUN_ID", help="These runs only; all runs without one.")]
+StateId: TypeAlias = Annotated[UUID, typer.Argument(metavar="STATE_ID")]
+
+Ids: TypeAlias = Annotated[list[UUID] | None, typer.Option("--id", metavar="STATE_ID", help="The states of these ids; may be repeated.")]
+Types: TypeAlias = Annotated[
+    list[StateType] | None, typer.Option("--type", metavar="TYPE", case_sensitive=False, help="States of these types; may be repeated.")
+]
+Names: TypeAlias = Annotated[list[str] | None, typer.Option("--name", metavar="TEXT", help="States of these names; may be repeated.")]
+Since: TypeAlias = Annotated[datetime | None, time_option("From this time on, such as 2030-01-31T12:00:00Z.")]
+Until: TypeAlias = Annotated[datetime | None, time_option("Up to this time, which is not included.")]
+Terminal: TypeAlias = Annotated[
+    bool | None, typer.Option("--terminal/--open", help="States that end a run, COMPLETED, FAILED, CANCELLED and CRASHED, or the others.")
+]
+Step: TypeAlias = Annotated[timedelta | None, typer.Option(parser=_step, metavar="STEP", help="Such as 30s, 15m, 1d or 1w; 1h if left out.")]
+
+
+def filter_of(**fields: Any) -> FlowRunStateFilter:
+    """The filter of the options; one that was not given, or given no value, is not in it."""
+    with exit_codes():
+        return FlowRunStateFilter(**{field: value for field, value in fields.items() if value not in (None, [])})
+
+
+def window_of(since: datetime | None, until: datetime | None, length: timedelta, *, step: timedelta | None = None) -> tuple[datetime, datetime]:
+    """A window that ends now and is `length` long, where the options do not say otherwise; with `step` it begins on a whole one."""
+    with exit_codes():
+        try:
+            # In UTC, as all that is printed.
+            end = datetime.now(UTC) if until is None else until.astimezone(UTC)
+            if since is not None:
+                return since.astimezone(UTC), end
+            begin = end - length
+            # From a Monday on, so that a step of a week begins with one.
+            return begin - (begin - datetime.min.replace(tzinfo=UTC)) % step if step else begin, end
+        except OverflowError:
+            raise InvalidInputError("until" if since is None else "since", "makes a time that is outside the years 1 to 9999 in UTC") from None
+
+
+def ask_states(url: str | None, layout: LayoutName, work: Callable[[FlowRunStateRepository], Awaitable[T]]) -> T:
+    """What `work` returns for the states of a database."""
+
+    async def run(connection: AnyConnection) -> T:
+        await _refuse_prefects_table(connection, layout)
+        return await work(FlowRunStateRepository(connection, layout=layout.value))
+
+    return ask(url, run, layout=layout.value)
+
+
+def ask_analytics(url: str | None, layout: LayoutName, work: Callable[[FlowRunStateAnalytics], Awaitable[T]]) -> T:
+    """What `work` returns for the times and counts of a database."""
+
+    async def run(connection: AnyConnection) -> T:
+        await _refuse_prefects_table(connection, layout)
+        return await work(FlowRunStateAnalytics(connection, layout=layout.value))
+
+    return ask(url, run, layout=layout.value)
+
+
+async def _refuse_prefects_table(connection: AnyConnection, layout: LayoutName) -> None:
+    """Our layout's statements would read Prefect's table without an error, and without the data that Prefect keeps elsewhere."""
+    if layout is LayoutName.FLOWSTATES:
+        columns = {row["name"] for row in await ask_catalog(connection, "read_columns", "flow_run_state")}
+        if columns >= set(FlowRunState.model_fields) and "sequence" not in columns:
+            raise InvalidInputError("layout", "this is Prefect's table: say --layout prefect")
+
+
+def end_with_nothing(what: str) -> NoReturn:
+    """Ends the command with the exit code of what is not there."""
+    print_error_line(f"error: {what}")
+    raise typer.Exit(1)

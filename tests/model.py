@@ -1,0 +1,198 @@
+"""What the questions about histories mean, in plain Python over a list of states; and how such a list gets into the tables of either layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from flowstates import FlowRunState, FlowRunStateFilter, StateCount, StateType, TimeInState, migrate
+from flowstates.queries import Layout
+from tests.conftest import Connection
+from tests.servers import PREFECT_TABLES
+
+LAYOUTS: tuple[Layout, ...] = ("flowstates", "prefect")
+ZERO = timedelta(0)
+
+
+def fits(state: FlowRunState, filter: FlowRunStateFilter | None) -> bool:
+    asked = filter or FlowRunStateFilter()
+    chosen = ((asked.flow_run_ids, state.flow_run_id), (asked.ids, state.id), (asked.types, state.type), (asked.names, state.name))
+    if any(values is not None and value not in values for values, value in chosen):
+        return False
+    if asked.since is not None and state.timestamp < asked.since:
+        return False
+    if asked.until is not None and state.timestamp >= asked.until:
+        return False
+    return asked.terminal is None or state.type.is_terminal is asked.terminal
+
+
+def find(
+    states: Iterable[FlowRunState], filter: FlowRunStateFilter | None = None, *, order: Literal["run", "time"] = "run", newest_first: bool = False
+) -> list[FlowRunState]:
+    found = [state for state in states if fits(state, filter)]
+    if order == "run":
+        found.sort(key=lambda state: (state.flow_run_id, state.timestamp), reverse=newest_first)
+    else:
+        found.sort(key=lambda state: (state.timestamp, state.id), reverse=newest_first)
+    return found
+
+
+def by_run(states: Iterable[FlowRunState], runs: Iterable[UUID] | None = None) -> dict[UUID, list[FlowRunState]]:
+    """The history of each run that has one, oldest first."""
+    wanted = None if runs is None else set(runs)
+    found: dict[UUID, list[FlowRunState]] = {}
+    for state in sorted(states, key=lambda state: state.timestamp):
+        if wanted is None or state.flow_run_id in wanted:
+            found.setdefault(state.flow_run_id, []).append(state)
+    return found
+
+
+def as_of(states: Iterable[FlowRunState], runs: Iterable[UUID], at: datetime, clock: Literal["timestamp", "created"]) -> dict[UUID, FlowRunState]:
+    known = [state for state in states if (state.timestamp if clock == "timestamp" else state.created) <= at]
+    return {run: history[-1] for run, history in by_run(known, runs).items()}
+
+
+class _Part(NamedTuple):
+    begin: datetime
+    end: datetime
+    key: str
+    is_shown: bool
+
+
+def _parts(history: Sequence[FlowRunState], filter: FlowRunStateFilter | None, now: datetime, by: Literal["type", "name"]) -> list[_Part]:
+    parts = []
+    for state, following in [*pairwise(history), (history[-1], None)]:
+        end = max(now, state.timestamp) if following is None else following.timestamp
+        shown = fits(state, filter and FlowRunStateFilter(types=filter.types, names=filter.names))
+        key = state.type.value if by == "type" else state.name
+        parts.append(_Part(state.timestamp, state.timestamp if state.type.is_terminal else end, key, shown))
+    return parts
+
+
+def _visits(parts: Sequence[_Part]) -> list[list[_Part]]:
+    visits: list[list[_Part]] = []
+    previous = None
+    for part in parts:
+        if part.is_shown:
+            if previous is not None and previous.is_shown and previous.key == part.key:
+                visits[-1].append(part)
+            else:
+                visits.append([part])
+        previous = part
+    return visits
+
+
+def _overlaps(part: _Part, since: datetime, until: datetime) -> bool:
+    # What has no length is in the window when its moment is.
+    return since <= part.begin < until if part.end == part.begin else part.begin < until and part.end > since
+
+
+def time_in_states(
+    states: Iterable[FlowRunState],
+    filter: FlowRunStateFilter | None = None,
+    *,
+    since: datetime,
+    until: datetime,
+    now: datetime,
+    by: Literal["type", "name"] = "type",
+    per_run: bool = False,
+) -> list[TimeInState]:
+    since, until = since.astimezone(UTC), until.astimezone(UTC)  # for Python subtracts two times of one zone by the clock on its walls
+    lengths: dict[tuple[UUID | None, str], list[timedelta]] = {}
+    for run, history in by_run(states, None if filter is None else filter.flow_run_ids).items():
+        for visit in _visits(_parts(history, filter, min(now, until), by)):
+            inside = [part for part in visit if _overlaps(part, since, until)]
+            if inside:
+                length = sum((min(part.end, until) - max(part.begin, since) for part in inside), ZERO)
+                lengths.setdefault((run if per_run else None, visit[0].key), []).append(length)
+    return [
+        TimeInState(run, key, len(of), sum(of, ZERO), max(of), *(sorted(of)[-(-len(of) * percent // 100) - 1] for percent in (50, 95, 99)))
+        for (run, key), of in lengths.items()
+    ]
+
+
+def _ticks(since: datetime, until: datetime, step: timedelta) -> list[datetime]:
+    tick, until = since.astimezone(UTC), until.astimezone(UTC)
+    ticks = [tick] if tick < until else []
+    while until - tick > step:
+        tick += step
+        ticks.append(tick)
+    return ticks
+
+
+def transitions(
+    states: Sequence[FlowRunState], filter: FlowRunStateFilter | None = None, *, since: datetime, until: datetime, step: timedelta
+) -> list[StateCount]:
+    found = []
+    for begin, end in pairwise([*_ticks(since, until, step), until]):
+        types = [state.type for state in states if fits(state, filter) and begin <= state.timestamp < end]
+        found.append(StateCount(begin, {type_: types.count(type_) for type_ in StateType}))
+    return found
+
+
+def occupancy(
+    states: Sequence[FlowRunState],
+    runs: Iterable[UUID] | None = None,
+    *,
+    since: datetime,
+    until: datetime,
+    step: timedelta,
+    terminal: bool = False,
+) -> list[StateCount]:
+    chosen = {state.flow_run_id for state in states} if runs is None else set(runs)
+    found = []
+    for tick in _ticks(since, until, step):
+        types = [state.type for state in as_of(states, chosen, tick, "timestamp").values()]
+        found.append(StateCount(tick, {type_: types.count(type_) for type_ in StateType if terminal or not type_.is_terminal}))
+    return found
+
+
+async def prepare(connection: Connection, layout: Layout) -> None:
+    """The tables of the layout, in an empty database."""
+    if layout == "prefect":
+        await connection.execute(PREFECT_TABLES)
+    else:
+        await migrate(connection)
+
+
+async def store(connection: Connection, layout: Layout, states: Sequence[FlowRunState]) -> None:
+    """The states as another program would have stored them, with their own `created`."""
+    runs = [state.flow_run_id for state in states]
+    if layout == "prefect":
+        await connection.execute("insert into flow_run (id) select distinct unnest($1::uuid[]) on conflict do nothing", runs)
+        column, value = "updated", "created"
+    else:
+        column, value = "sequence", "number + (select coalesce(max(sequence), 0) from flow_run_state)"
+    await connection.execute(
+        f"insert into flow_run_state (id, flow_run_id, type, name, timestamp, created, {column})"
+        f" select id, run, type::state_type, name, timestamp, created, {value}"
+        " from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])"
+        " with ordinality as state (id, run, type, name, timestamp, created, number)",
+        [state.id for state in states],
+        runs,
+        [state.type.value for state in states],
+        [state.name for state in states],
+        [state.timestamp for state in states],
+        [state.created for state in states],
+    )
+
+
+def state(run: UUID, id: UUID, type: StateType, timestamp: datetime, *, name: str | None = None, created: datetime | None = None) -> FlowRunState:
+    return FlowRunState.model_validate(
+        {
+            "id": id,
+            "created": created or timestamp,
+            "updated": created or timestamp,
+            "flow_run_id": run,
+            "type": type,
+            "timestamp": timestamp,
+            "name": name or type.value.title(),
+            "message": None,
+            "state_details": {},
+            "data": None,
+            "result_artifact_id": None,
+        }
+    )
