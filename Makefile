@@ -27,7 +27,7 @@ check: $(VENV)/test.stamp $(VENV)/lint.stamp test ## style, types, imports, and 
 
 legs: leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect ## the tests that can differ, on other servers, Pythons and versions
 
-# What a leg leaves out is marked `once`: it depends neither on the server nor on Python.
+# What a leg leaves out is marked `once` (it depends neither on the server nor on the versions) or `server` (only on the server).
 leg = @start=$$SECONDS; $(2) && echo "leg $(1): $$((SECONDS - start)) s"
 
 leg-16: $(VENV)/test.stamp
@@ -42,14 +42,14 @@ leg-newest:
 
 .PHONY: leg-python
 leg-python: $(VENV)/test.stamp
-	$(call leg,newest Python,FLOWSTATES_TEST_POSTGRES=embedded $(PYTEST) -m "not once")
+	$(call leg,newest Python,FLOWSTATES_TEST_POSTGRES=embedded $(PYTEST) -m "not once and not server")
 
 leg-lowest:
 	@$(MAKE) --no-print-directory leg-versions VENV=.venvs/lowest PYTHON="$$(tools/find-python oldest)"
 
 .PHONY: leg-versions
 leg-versions: $(VENV)/lowest.stamp
-	$(call leg,lowest versions,FLOWSTATES_TEST_POSTGRES=embedded $(PYTEST) -m "not once")
+	$(call leg,lowest versions,FLOWSTATES_TEST_POSTGRES=embedded $(PYTEST) -m "not once and not server")
 
 leg-pgbouncer: $(VENV)/test.stamp
 	$(call leg,PgBouncer,.ci/pgbouncer && FLOWSTATES_TEST_POSTGRES=embedded $(PYTEST) tests/pgbouncer)

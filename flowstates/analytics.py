@@ -12,7 +12,8 @@ from flowstates.errors import InvalidInputError
 from flowstates.execution import Execution, PoolOrConnection
 from flowstates.filters import FlowRunStateFilter
 from flowstates.queries import Layout
-from flowstates.records import StateType, utc_time
+from flowstates.records import StateType
+from flowstates.values import utc_time
 
 MOST_BUCKETS = 100_000
 _MICROSECOND = timedelta(microseconds=1)

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from flowstates.errors import ContentionError, FlowRunStateConflictError, InvalidInputError, UnexpectedStateError
 from flowstates.execution import Argument, Execution
-from flowstates.records import FlowRunState, NewFlowRunState, StateType, to_uuid
+from flowstates.records import FlowRunState, NewFlowRunState, StateType
+from flowstates.values import to_uuid
 
 Expected: TypeAlias = UUID | str | Collection[StateType] | EllipsisType | None
 

@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import BeforeValidator
 from pypika import Criterion, Parameter, Table
 
-from flowstates.records import Input, InputText, InputUUID, StateType, UtcDatetime, a_time
+from flowstates.records import StateType
+from flowstates.values import Input, InputText, InputUUID, UtcDatetime, a_time
 
 FilterTime = Annotated[UtcDatetime, BeforeValidator(a_time)]
 

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from math import isfinite
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from flowstates.errors import InvalidInputError
+from flowstates.values import Input, InputText, InputTime, InputUUID, UtcDatetime, storable_json
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
 else:
     from uuid_utils.compat import uuid7
-
-EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
-LATEST = datetime(9999, 12, 30, tzinfo=UTC)
-"""A timestamp to be stored is in [EARLIEST, LATEST). The table holds one more day, into which a state can be moved behind another."""
-
-MOST_LEVELS = 200
-"""Levels of nesting that pydantic_core reads back from JSON; the server takes thousands."""
-_MOST_DIGITS = 4000  # of an integer; pydantic_core and Python read 4,300 characters back
-_GREATEST = 10**_MOST_DIGITS - 1
-_UUID = re.compile(r"(urn:uuid:)?\{?[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}\}?", re.IGNORECASE)
 
 
 class StateType(StrEnum):
@@ -52,19 +40,6 @@ class StateType(StrEnum):
 
 
 _TERMINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
-
-
-def _utc(value: datetime) -> datetime:
-    if type(value) is datetime and not value.utcoffset():
-        return value if value.tzinfo is UTC else value.replace(tzinfo=UTC)
-    try:
-        value = value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is outside the years 1 to 9999 in UTC") from None
-    return datetime.combine(value.date(), value.time(), UTC)  # plain, also where the value is of a subclass
-
-
-UtcDatetime = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 class StateDetails(BaseModel):
@@ -129,137 +104,15 @@ class FlowRunState(BaseModel):
         return {key: shown[key] for key in ("id", "type", "name", "timestamp", "message", "data", "state_details")}
 
 
-def to_uuid(value: object) -> UUID:
-    """A UUID from a UUID or its text; ValueError for anything else."""
-    if isinstance(value, UUID):
-        return value
-    # UUID() would also take digits with signs, spaces and underscores between them.
-    if isinstance(value, str) and _UUID.fullmatch(value):
-        return UUID(value)
-    raise ValueError(f"{_shown(value)} ({type(value).__name__}) is not a UUID or its text")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _storable_text(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("holds a NUL character, which PostgreSQL cannot store")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("holds a lone surrogate, which UTF-8 cannot encode") from None
-    return value
-
-
-def _storable_json(value: object, path: str = "$", level: int = 0) -> Any:
-    """The value, if the server stores it and it can be read back as the same JSON value; ValueError with its path otherwise."""
-    try:
-        match value:
-            case str():
-                _storable_text(value)
-            case bool() | None:
-                pass
-            case int():
-                if abs(value) > _GREATEST:
-                    raise ValueError(f"is an integer of more than {_MOST_DIGITS} digits, which cannot be read back")
-            case float():
-                if not isfinite(value):
-                    raise ValueError(f"is {value}, which JSON does not have")
-            case dict() | list():
-                if level == MOST_LEVELS:
-                    raise ValueError(f"is nested deeper than {MOST_LEVELS} levels, which cannot be read back")
-            case _:
-                raise ValueError(f"is a {type(value).__name__}, which JSON does not have")
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"{path} has the key {_shown(key)}, which is not a string")
-            _storable_json(key, f"a key of {path}", level + 1)
-            _storable_json(item, f"{path}.{key}", level + 1)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _storable_json(item, f"{path}[{index}]", level + 1)
-    return value
-
-
 def _storable_details(details: StateDetails) -> StateDetails:
     # Only these fields hold what a caller can make unstorable; the others are ids, times and booleans.
     for key in ("cache_key", "pause_key", "traceparent", "run_input_keyset"):
         value = getattr(details, key)
         if value is not None:
-            _storable_json({key: value})
+            storable_json({key: value})
     if details.model_extra:
-        _storable_json(details.model_extra)
+        storable_json(details.model_extra)
     return details
-
-
-def _an_id(value: object) -> object:
-    # Pydantic would take bytes too.
-    if not isinstance(value, UUID | str):
-        raise ValueError(f"{_shown(value)} ({type(value).__name__}) is not a UUID or its text")
-    return value
-
-
-def a_time(value: object) -> object:
-    """A datetime from a datetime or its ISO text; ValueError for anything else."""
-    # Pydantic would read a number as seconds or as milliseconds, whichever seems likelier.
-    if isinstance(value, datetime):
-        return value
-    if isinstance(value, str):
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError:
-            pass
-    raise ValueError(f"{_shown(value)} is not a time")
-
-
-def utc_time(field: str, value: object) -> datetime:
-    """An aware time in UTC; InvalidInputError with the field's name for anything else."""
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise InvalidInputError(field, f"{_shown(value)} is not a time with a time zone")
-    try:
-        return _utc(value)
-    except ValueError as error:
-        raise InvalidInputError(field, str(error)) from None
-
-
-def _in_range(value: datetime) -> datetime:
-    if not EARLIEST <= value < LATEST:
-        raise ValueError(f"{value} is not from {EARLIEST.date()} up to but not including {LATEST.date()}")
-    return value
-
-
-InputUUID = Annotated[UUID, BeforeValidator(_an_id)]
-InputTime = Annotated[UtcDatetime, BeforeValidator(a_time), AfterValidator(_in_range)]
-InputText = Annotated[str, Field(strict=True), AfterValidator(_storable_text)]
-
-
-def invalid_input(error: ValidationError) -> InvalidInputError:
-    """Pydantic's first complaint as ours, with the name of the field and the path inside it."""
-    first = error.errors(include_url=False)[0]
-    field, *inside = first["loc"] or ("value",)
-    message = first["msg"].removeprefix("Value error, ")
-    path = ".".join(str(part) for part in inside)
-    return InvalidInputError(str(field), f"{path}: {message}" if path else message)
-
-
-class Input(BaseModel):
-    """A model for what callers give. It is frozen, knows no other fields, and refuses with InvalidInputError."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    if not TYPE_CHECKING:  # type checkers are to see the fields as parameters
-
-        def __init__(self, **values: Any) -> None:
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                raise invalid_input(error) from None
 
 
 class NewFlowRunState(Input):
@@ -277,7 +130,7 @@ class NewFlowRunState(Input):
     name: Annotated[InputText, Field(min_length=1)] = ""
     message: InputText | None = None
     state_details: Annotated[StateDetails, AfterValidator(_storable_details)] = StateDetails()
-    data: Annotated[Any, AfterValidator(_storable_json)] = None
+    data: Annotated[Any, AfterValidator(storable_json)] = None
     result_artifact_id: InputUUID | None = None
 
     @model_validator(mode="before")

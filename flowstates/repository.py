@@ -15,7 +15,8 @@ from flowstates.execution import Execution, PoolOrConnection
 from flowstates.filters import FlowRunStateFilter, array_of
 from flowstates.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
 from flowstates.queries import Layout
-from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, to_uuid, utc_time
+from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType
+from flowstates.values import to_uuid, utc_time
 
 
 class FlowRunStateRepository:

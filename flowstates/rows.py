@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from flowstates.errors import UnreadableRowError
-from flowstates.records import FlowRunState, StateDetails, StateType, to_uuid
+from flowstates.records import FlowRunState, StateDetails, StateType
+from flowstates.values import to_uuid
 
 if TYPE_CHECKING:
     from asyncpg import Record

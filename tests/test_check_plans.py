@@ -12,6 +12,8 @@ from flowstates.queries import Layout
 from tests.conftest import Connection
 from tests.test_checks import make
 
+pytestmark = pytest.mark.server
+
 BY_TIME = "create index concurrently on flow_run_state (timestamp, id)"
 BY_RUN = "create unique index concurrently on flow_run_state (flow_run_id, timestamp)"
 OF_PREFECT = {

@@ -21,6 +21,8 @@ from flowstates import embedded
 from flowstates.embedded import embedded_postgres
 from flowstates.errors import FlowStatesError, InvalidInputError
 
+pytestmark = pytest.mark.once
+
 ROOT = os.geteuid() == 0
 
 

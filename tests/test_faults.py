@@ -14,6 +14,8 @@ from flowstates import FlowRunStateRepository, NewFlowRunState, StateType, creat
 from tests.conftest import Connection, Pool
 from tests.faults import FAULTS, ISOLATION, Fault, OwnServer, folder_for_a_server, target, writing
 
+pytestmark = pytest.mark.server
+
 T = TypeVar("T")
 
 

@@ -26,6 +26,8 @@ from tests.plans import RUNS, START, STATES, WHOLE, Mode, explain, filled, load,
 from tests.servers import create_database, drop_database
 from tests.test_contract import FILES
 
+pytestmark = pytest.mark.server
+
 ID = {"pk_flow_run_state", "flow_run_state_pkey"}
 HISTORY = {"uq_flow_run_state__flow_run_id_timestamp", "uq_flow_run_state__flow_run_id_timestamp_desc"}
 RUN = {*HISTORY, "uq_flow_run_state__flow_run_id_sequence"}

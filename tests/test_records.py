@@ -25,7 +25,7 @@ from flowstates import (
     UnexpectedStateError,
     UnreadableRowError,
 )
-from flowstates.records import EARLIEST, LATEST
+from flowstates.values import EARLIEST, LATEST
 
 RUN = UUID("0d7f9b52-5b0e-4c0e-8f2b-6a1e3f0c9a11")
 INDIA = timezone(timedelta(hours=5, minutes=30))
