@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
 import platform
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -48,6 +51,23 @@ async def take_turns(contenders: Sequence[Contender], turns: int, *, warm_up: in
             if turn >= warm_up:
                 seconds[contender.name].append(took)
     return seconds
+
+
+async def grown_by(work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> float:
+    """By how many MiB `work` lets the memory of a process grow that does nothing else."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return await asyncio.get_running_loop().run_in_executor(process, _growth, work, *arguments)
+
+
+def _growth(work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> float:
+    start = _kilobytes("VmRSS")
+    asyncio.run(work(*arguments))
+    return (_kilobytes("VmHWM") - start) / 1024
+
+
+def _kilobytes(name: str) -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0])
 
 
 @dataclass

