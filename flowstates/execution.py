@@ -118,13 +118,16 @@ class Execution:
         return [row[0] for row in await self.rows(name, *arguments, filter=filter, timeout=timeout)]
 
     @asynccontextmanager
-    async def stream(self, name: str, filter: FlowRunStateFilter | None) -> AsyncIterator[AsyncIterator[FlowRunState]]:
-        """The records of the read `name`, a batch at a time from a cursor on the server, which is gone when the block is left."""
+    async def stream(self, name: str, filter: FlowRunStateFilter | None, timeout: float | None) -> AsyncIterator[AsyncIterator[FlowRunState]]:
+        """The records of the read `name`, a batch at a time from a cursor on the server, which is gone when the block is left.
+
+        `timeout` is for the connection, and for each batch.
+        """
         text, arguments = self._text(name, (), filter)
-        async with self.connection() as connection, AsyncExitStack() as stack:
+        async with self.connection(timeout) as connection, AsyncExitStack() as stack:
             if not connection.is_in_transaction():
                 await stack.enter_async_context(connection.transaction(readonly=True))
-            yield await stack.enter_async_context(aclosing(_records(connection, text, arguments)))
+            yield await stack.enter_async_context(aclosing(_records(connection, text, arguments, timeout)))
 
     def connection(self, timeout: float | None = None) -> _Acquired:
         """A context manager: a connection, waited for until `timeout`, and errors that leave the block with it get their cure as a note."""
@@ -179,10 +182,10 @@ def _as_json(text: str) -> str:
     return queries.fill(queries.catalog("read_as_json"), "read", text.rstrip().removesuffix(";"))
 
 
-async def _records(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> AsyncGenerator[FlowRunState, None]:
-    cursor = await _cursor(connection, text, arguments)
+async def _records(connection: AnyConnection, text: str, arguments: Sequence[Argument], timeout: float | None) -> AsyncGenerator[FlowRunState, None]:
+    cursor = await _cursor(connection, text, arguments, timeout)
     try:
-        while rows := await cursor.fetch(_ROWS_A_BATCH):
+        while rows := await cursor.fetch(_ROWS_A_BATCH, timeout=timeout):
             if not are_native(rows):
                 break
             for state in to_states(rows):
@@ -192,16 +195,16 @@ async def _records(connection: AnyConnection, text: str, arguments: Sequence[Arg
         unreadable = False
     except OverflowError:
         unreadable = True
-    cursor = await _cursor(connection, _as_json(text), arguments)
-    while rows := await cursor.fetch(_ROWS_A_BATCH):
+    cursor = await _cursor(connection, _as_json(text), arguments, timeout)
+    while rows := await cursor.fetch(_ROWS_A_BATCH, timeout=timeout):
         for state in to_states_from_json(json.loads(row["row"]) for row in rows):
             if not unreadable:  # else they were given already, and it is only looked for the row that is named by an error
                 yield state
 
 
-async def _cursor(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> Cursor[asyncpg.Record]:
+async def _cursor(connection: AnyConnection, text: str, arguments: Sequence[Argument], timeout: float | None) -> Cursor[asyncpg.Record]:
     # Prepared without a name, which behind a pooler could be another process's.
-    return await (await connection.prepare(text, name="")).cursor(*arguments)
+    return await (await connection.prepare(text, name="", timeout=timeout)).cursor(*arguments, timeout=timeout)
 
 
 async def _fetch(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record]:

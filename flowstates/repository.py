@@ -26,7 +26,7 @@ class FlowRunStateRepository:
     or `prefect` (read and deleted from, never written to). A call is one statement and one round trip; a read on a connection whose own codecs
     decode UUIDs or times to other types is asked twice.
 
-    An id is a UUID or its text. `timeout`, where a call has one, is in seconds and for the whole call, waiting for a connection included; a call
+    An id is a UUID or its text. `timeout` is in seconds and for the whole call, waiting for a connection included; a call
     that takes longer raises TimeoutError. Every call raises InvalidInputError, before anything is sent, for an argument that it cannot use; a
     read raises UnreadableRowError for a row that does not fit its record. Errors of the server and of the connection are asyncpg's own.
     """
@@ -109,14 +109,16 @@ class FlowRunStateRepository:
             raise InvalidInputError("order", f"is {order!r}, not 'run' or 'time'")
         return await read_page(self._execution, filter, limit, order, newest_first, cursor, timeout=timeout)
 
-    def stream_flow_run_states(self, filter: FlowRunStateFilter | None = None) -> AbstractAsyncContextManager[AsyncIterator[FlowRunState]]:
+    def stream_flow_run_states(
+        self, filter: FlowRunStateFilter | None = None, *, timeout: float | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[FlowRunState]]:
         """The states of a filter, run by run and oldest first, in constant memory: `async with ... as stream: async for state in stream`.
 
-        They are those of one moment. They come from a cursor on the server, 500 a round trip; leaving the block ends it and frees the connection.
-        On a connection without a transaction it opens one, read only, for as long as the block lasts. A filter on types, names or
-        `terminal` reads all states; on Prefect's tables one on times does too.
+        They are those of one moment. They come from a cursor on the server, 500 a round trip; `timeout` is for each of these. Leaving the block
+        ends it and frees the connection. On a connection without a transaction it opens one, read only, for as long as the block lasts. A filter
+        on types, names or `terminal` reads all states; on Prefect's tables one on times does too.
         """
-        return self._execution.stream("stream_flow_run_states", filter)
+        return self._execution.stream("stream_flow_run_states", filter, timeout)
 
     async def count_flow_run_states(self, filter: FlowRunStateFilter | None = None, *, timeout: float | None = None) -> int:
         """How many states a filter lets through. It reads them all, or the index that has them."""

@@ -67,6 +67,20 @@ async def test_is_of_one_moment(own_dsn: str, connection: Connection) -> None:
         assert len([state async for state in stream]) == 599
 
 
+async def test_the_timeout_is_for_a_batch(own_dsn: str, connection: Connection) -> None:
+    states = await filled(connection, 5)
+    async with create_pool(own_dsn, max_size=1) as pool:
+        other = FlowRunStateRepository(pool)
+        async with connection.transaction():
+            await connection.execute("lock table flow_run_state in access exclusive mode")
+            with pytest.raises(TimeoutError):
+                async with other.stream_flow_run_states(timeout=0.2) as stream:
+                    await anext(stream)
+        async with other.stream_flow_run_states(timeout=5) as stream:
+            assert len([state async for state in stream]) == 5
+    assert await states.count_flow_run_states() == 5
+
+
 async def test_joins_the_callers_transaction(connection: Connection) -> None:
     states = await filled(connection, 0)
     async with connection.transaction():
