@@ -397,11 +397,12 @@ def test_the_password_is_never_printed(address: str) -> None:
 def test_ctrl_c_is_130(own_dsn: str) -> None:
     execute(own_dsn, "create table flow_run_state (id int)")
     code = f"""
-import asyncio, asyncpg, os, signal, threading
+import signal, threading
 import flowstates
 from flowstates.cli import main
 async def wait(connection, **_):
-    threading.Timer(0.2, os.kill, (os.getpid(), {int(signal.SIGINT)})).start()
+    # To the main thread, as a terminal's would wake it: another thread may be given a signal of the process, and nobody wakes up then.
+    threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, {int(signal.SIGINT)})).start()
     await connection.fetchval("select pg_sleep(60)")
 flowstates.check = wait
 main()
