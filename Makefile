@@ -62,7 +62,7 @@ test-prefect: ## the answers held against Prefect's own, on a server with pg_trg
 
 .PHONY: witness
 witness: $(VENV)/prefect.stamp
-	@PYTHONPATH=. $(PYTEST) tests/prefect
+	@PYTHONPATH=. $(VENV)/bin/python -m pytest tests/prefect
 
 bench: $(VENV)/test.stamp ## what a call costs beside its peers, on a server that it starts; ARGS=--short for the short form
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
