@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -67,11 +68,14 @@ def _lack_of_container() -> str | None:
     import docker
 
     with warnings.catch_warnings():
-        # docker leaves its socket open when nothing listens.
+        # docker leaves its socket open when nothing listens, in a cycle that is found later, when nobody ignores the warning any more.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             client = docker.from_env()
         except docker.errors.DockerException:
+            client = None
+        if client is None:
+            gc.collect()
             return "no Docker daemon"
     try:
         client.images.get(IMAGE)
