@@ -64,7 +64,7 @@ async def append(execution: Execution, new: NewFlowRunState, expectation: Expect
     deadline = None if timeout is None else begun + timeout
     content = new.as_parameters()
     arguments = (*content, *expectation.arguments())
-    stored = await execution.insert("create_flow_run_state", *arguments, id=new.id, timeout=timeout)
+    stored = await execution.insert("create_flow_run_state", *arguments, timeout=timeout)
     if stored is not None:
         return stored
     longest = clock() - begun
@@ -85,7 +85,7 @@ async def append(execution: Execution, new: NewFlowRunState, expectation: Expect
                 break
             begun = clock()
             queue = str(new.flow_run_id) if tries > _TRIES_BEFORE_THE_QUEUE else None
-            stored = await execution.insert("create_flow_run_state", *arguments, id=new.id, queue=queue)
+            stored = await execution.insert("create_flow_run_state", *arguments, queue=queue)
             if stored is not None:
                 return stored
             longest = max(longest, clock() - begun)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from time import monotonic
 from typing import Any, TypeAlias
-from uuid import UUID
 
 import asyncpg
-from asyncpg.cursor import Cursor
 from asyncpg.pool import PoolConnectionProxy
 
 from flowstates import queries
-from flowstates.errors import InvalidInputError, UnreadableRowError
+from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, to_clause
 from flowstates.queries import Layout
 from flowstates.records import FlowRunState
-from flowstates.rows import are_native, to_states, to_states_from_json
+from flowstates.rows import to_states
 
 AnyConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Argument: TypeAlias = str | Sequence[str | None] | None
@@ -60,25 +57,15 @@ class Execution:
             async with asyncio.timeout(timeout):
                 return await self.many(name, *arguments, filter=filter, timeout=None)
         text, arguments = self._text(name, arguments, filter)
-        rows = await self._rows(text, arguments)
-        return to_states(rows) if rows is not None else to_states_from_json(await self._objects(text, arguments))
-
-    async def optional(self, name: str, *arguments: Argument, timeout: float | None) -> FlowRunState | None:
-        """The record of the read `name`, which has one at most."""
-        found = await self.many(name, *arguments, timeout=timeout)
-        return found[0] if found else None
+        return to_states(await self._fetch(text, arguments))
 
     async def stored(self, name: str, *arguments: Argument) -> list[tuple[FlowRunState, bool]]:
         """The records of the read `name`, each with its column `agrees`, which is the last."""
-        text = queries.query(name, self.layout)
-        rows = await self._rows(text, arguments)
-        if rows is not None:
-            return list(zip(to_states(row[:-1] for row in rows), (row[-1] == "true" for row in rows), strict=True))
-        objects = await self._objects(text, arguments)
-        return list(zip(to_states_from_json(objects), (row["agrees"] == "true" for row in objects), strict=True))
+        rows = await self._fetch(queries.query(name, self.layout), arguments)
+        return list(zip(to_states([row[:-1] for row in rows]), (row[-1] == "true" for row in rows), strict=True))
 
-    async def insert(self, name: str, *arguments: Argument, id: UUID, queue: str | None = None, timeout: float | None = None) -> FlowRunState | None:
-        """The record that the insert `name` stored under `id`; None if it stored nothing, because of its condition or of another transaction.
+    async def insert(self, name: str, *arguments: Argument, queue: str | None = None, timeout: float | None = None) -> FlowRunState | None:
+        """The record that the insert `name` stored; None if it stored nothing, because of its condition or of another transaction.
 
         With `queue`, a run's id, it waits its turn among the inserts that queue for that run. That takes a transaction, so it is done on a pool only.
         """
@@ -98,20 +85,13 @@ class Execution:
                 if connection.is_in_transaction():
                     raise  # the caller's transaction is lost, and with it more than this insert
                 return None
-        if not rows:
-            return None
-        if are_native(rows):
-            return to_states(rows)[0]
-        stored = await self.optional("read_flow_run_state", str(id), timeout=None)
-        if stored is None:
-            raise UnreadableRowError(id, "id", "was stored, and deleted before it could be read in types that its connection's codecs leave alone")
-        return stored
+        return to_states(rows)[0] if rows else None
 
     async def rows(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[asyncpg.Record]:
         """The rows of query `name`, whose columns are texts, which no codec of the caller's changes."""
         text, arguments = self._text(name, arguments, filter)
-        async with asyncio.timeout(timeout), self.connection() as connection:
-            return await _fetch(connection, text, arguments)
+        async with asyncio.timeout(timeout):
+            return await self._fetch(text, arguments)
 
     async def values(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[Any]:
         """The first column of each row of query `name`."""
@@ -140,19 +120,17 @@ class Execution:
         clause, values = to_clause(filter, len(arguments) + 1)
         return queries.fill(text, "filter", clause), (*arguments, *values)
 
-    async def _rows(self, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record] | None:
-        """The rows as asyncpg's own codecs decode them; None if others are in the way, or a time that asyncpg does not decode."""
-        try:
-            async with self.connection() as connection:
-                rows = await _fetch(connection, text, arguments)
-        except OverflowError:
-            return None
-        return rows if are_native(rows) else None
-
-    async def _objects(self, text: str, arguments: Sequence[Argument]) -> list[dict[str, Any]]:
-        """The rows as JSON objects, which no codec touches and which hold any time."""
-        async with self.connection() as connection:
-            return [json.loads(row["row"]) for row in await _fetch(connection, _as_json(text), arguments)]
+    async def _fetch(self, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record]:
+        while True:
+            try:
+                return await self._pool_or_connection.fetch(text, *arguments)
+            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                # The server undid this one statement for another transaction's sake, so it can be run again; a caller's transaction cannot.
+                if not isinstance(self._pool_or_connection, asyncpg.Pool) and self._pool_or_connection.is_in_transaction():
+                    raise
+            except asyncpg.PostgresError as error:
+                _add_cure(error, _CURES[self.layout])
+                raise
 
 
 class _Acquired:
@@ -172,49 +150,23 @@ class _Acquired:
         return await self._pool_or_connection.__aenter__() if self._is_pool else self._pool_or_connection  # type: ignore[no-any-return]
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, asyncpg.PostgresError) and (cure := self._cures.get(type(error))):
-            error.add_note(cure)
+        if isinstance(error, asyncpg.PostgresError):
+            _add_cure(error, self._cures)
         if self._is_pool:
             await self._pool_or_connection.__aexit__(kind, error, trace)
 
 
-def _as_json(text: str) -> str:
-    return queries.fill(queries.catalog("read_as_json"), "read", text.rstrip().removesuffix(";"))
+def _add_cure(error: asyncpg.PostgresError, cures: dict[type[asyncpg.PostgresError], str]) -> None:
+    if cure := cures.get(type(error)):
+        error.add_note(cure)
 
 
 async def _records(connection: AnyConnection, text: str, arguments: Sequence[Argument], timeout: float | None) -> AsyncGenerator[FlowRunState, None]:
-    cursor = await _cursor(connection, text, arguments, timeout)
-    try:
-        while rows := await cursor.fetch(_ROWS_A_BATCH, timeout=timeout):
-            if not are_native(rows):
-                break
-            for state in to_states(rows):
-                yield state
-        else:
-            return
-        unreadable = False
-    except OverflowError:
-        unreadable = True
-    cursor = await _cursor(connection, _as_json(text), arguments, timeout)
-    while rows := await cursor.fetch(_ROWS_A_BATCH, timeout=timeout):
-        for state in to_states_from_json(json.loads(row["row"]) for row in rows):
-            if not unreadable:  # else they were given already, and it is only looked for the row that is named by an error
-                yield state
-
-
-async def _cursor(connection: AnyConnection, text: str, arguments: Sequence[Argument], timeout: float | None) -> Cursor[asyncpg.Record]:
     # Prepared without a name, which behind a pooler could be another process's.
-    return await (await connection.prepare(text, name="", timeout=timeout)).cursor(*arguments, timeout=timeout)
-
-
-async def _fetch(connection: AnyConnection, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record]:
-    while True:
-        try:
-            return await connection.fetch(text, *arguments)
-        except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-            # The server undid this one statement for another transaction's sake, so it can be run again; a caller's transaction cannot.
-            if connection.is_in_transaction():
-                raise
+    cursor = await (await connection.prepare(text, name="", timeout=timeout)).cursor(*arguments, timeout=timeout)
+    while rows := await cursor.fetch(_ROWS_A_BATCH, timeout=timeout):
+        for state in to_states(rows):
+            yield state
 
 
 def acquired(pool_or_connection: PoolOrConnection) -> _Acquired:

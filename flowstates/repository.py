@@ -23,8 +23,7 @@ class FlowRunStateRepository:
     """The states of runs, on a pool or a connection that stays the caller's.
 
     On a connection every call joins the transaction that is open there. `layout` says whose tables they are: `flowstates` (made by `migrate`)
-    or `prefect` (read and deleted from, never written to). A call is one statement and one round trip; a read on a connection whose own codecs
-    decode UUIDs or times to other types is asked twice.
+    or `prefect` (read and deleted from, never written to). A call is one statement and one round trip.
 
     An id is a UUID or its text. `timeout` is in seconds and for the whole call, waiting for a connection included; a call
     that takes longer raises TimeoutError. Every call raises InvalidInputError, before anything is sent, for an argument that it cannot use; a
@@ -36,7 +35,7 @@ class FlowRunStateRepository:
 
     async def read_flow_run_state(self, flow_run_state_id: UUID | str, *, timeout: float | None = None) -> FlowRunState | None:
         """One state by its id; None for an unknown id."""
-        return await self._execution.optional("read_flow_run_state", _id_text("flow_run_state_id", flow_run_state_id), timeout=timeout)
+        return _first(await self._execution.many("read_flow_run_state", _id_text("flow_run_state_id", flow_run_state_id), timeout=timeout))
 
     async def read_flow_run_states(self, flow_run_id: UUID | str, *, timeout: float | None = None) -> list[FlowRunState]:
         """The states of one run, oldest first; empty for an unknown run."""
@@ -56,7 +55,7 @@ class FlowRunStateRepository:
 
     async def read_current_flow_run_state(self, flow_run_id: UUID | str, *, timeout: float | None = None) -> FlowRunState | None:
         """The newest state of one run; None for a run without history."""
-        return await self._execution.optional("read_current_flow_run_state", _id_text("flow_run_id", flow_run_id), timeout=timeout)
+        return _first(await self._execution.many("read_current_flow_run_state", _id_text("flow_run_id", flow_run_id), timeout=timeout))
 
     async def read_current_flow_run_states(self, flow_run_ids: Iterable[UUID | str], *, timeout: float | None = None) -> dict[UUID, FlowRunState]:
         """The newest state of each run. A run without history is absent. One index probe a run."""
@@ -230,6 +229,10 @@ class FlowRunStateRepository:
     def _refuse_read_only(self) -> None:
         if self._execution.layout == "prefect":
             raise ReadOnlyLayoutError("states of the layout prefect are created by Prefect alone")
+
+
+def _first(states: list[FlowRunState]) -> FlowRunState | None:
+    return states[0] if states else None
 
 
 def _is_count(value: object) -> bool:

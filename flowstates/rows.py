@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from asyncpg.pgproto.pgproto import UUID  # made in a seventh of the time that Python's own takes, of which it is a subclass
+from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
+from typing_extensions import TypedDict
 
 from flowstates.errors import UnreadableRowError
 from flowstates.records import FlowRunState, StateDetails, StateType
-from flowstates.values import to_uuid
+from flowstates.values import UtcDatetime, to_uuid
 
 if TYPE_CHECKING:
     from asyncpg import Record
 
-Row: TypeAlias = "Record | tuple[Any, ...]"
+Row: TypeAlias = "Record | Sequence[Any]"
 
 COLUMNS = tuple(FlowRunState.model_fields)
+_MANY = 100  # fewer rows seldom wake the collector
 _DATETIME = TypeAdapter(datetime)
 _TYPES = {type_.value: type_ for type_ in StateType}
 _NO_DETAILS = StateDetails()
+_DEFAULTS = {name: field.default for name, field in StateDetails.model_fields.items()}
+_HINTS = get_type_hints(StateDetails, include_extras=True)
+_TIMES = tuple(name for name in _DEFAULTS if _HINTS[name] == UtcDatetime | None)
+# Pydantic's way from JSON to a dict is shorter than that to a model, and for these times it calls no Python. Keys that are not known it leaves out.
+_known_details = TypeAdapter(
+    TypedDict("_Details", {name: AwareDatetime | None if name in _TIMES else _HINTS[name] for name in _DEFAULTS}, total=False)  # type: ignore[operator]
+).validator.validate_json
 # A record is filled without validation, since model_construct takes longer than validation. This is what it fills; a test holds it against
-# Pydantic's own.
-_ALL_SET = set(COLUMNS)  # shared: Pydantic copies it before it changes it
+# Pydantic's own. The sets are shared: Pydantic copies one before it changes it.
+_ALL_SET = set(COLUMNS)
+_ALL_DETAILS_SET = set(_DEFAULTS)
 _new = object.__new__
 # The slots themselves: a third less time than object.__setattr__, which looks each of them up by name.
 _set_dict = BaseModel.__dict__["__dict__"].__set__
@@ -35,44 +47,71 @@ _set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
 _set_private = BaseModel.__dict__["__pydantic_private__"].__set__
 
 
-def are_native(rows: Sequence[Row]) -> bool:
-    """Whether rows came as asyncpg's own codecs decode them. A codec is of a connection, so one row speaks for all."""
-    if not rows:
-        return True
-    id_, created = rows[0][0], rows[0][1]
-    return isinstance(id_, UUID) and type(created) is datetime and created.tzinfo is UTC
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Python's cyclic garbage collector is off in the block, if it was on: for work that makes many records and no cycles.
+
+    It runs whenever 700 more containers were made than freed, goes through them and, every so often, through all that the process holds.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
-def to_states(rows: Iterable[Row]) -> list[FlowRunState]:
-    """The records of native rows of COLUMNS, in their order; UnreadableRowError for the first that does not fit its record."""
-    known: dict[str, StateDetails] = {"{}": _NO_DETAILS}
+def to_states(rows: Sequence[Row]) -> list[FlowRunState]:
+    """The records of rows of COLUMNS, in their order; UnreadableRowError for the first that does not fit its record.
+
+    All columns are text, and the times are as JSON shows them: no codec of a connection changes them, no setting of the session does, and they are
+    read in less time than asyncpg takes for a timestamptz.
+    """
+    if len(rows) < _MANY:
+        return _to_states(rows)
+    with collector_paused():
+        return _to_states(rows)
+
+
+def _to_states(rows: Sequence[Row]) -> list[FlowRunState]:
+    to_time = datetime.fromisoformat
+    run, run_of = None, None
+    details, details_of = _NO_DETAILS, "{}"
     states = []
     for row in rows:
-        id_, created, updated, run_id, type_, timestamp, name, message, details_text, data_text, artifact_id = row
-        details = known.get(details_text)
-        if details is None:
-            details = known[details_text] = _details_of(id_, details_text)
-        # Types, uniqueness and not-null are the server's promise. What it does not promise: a known label, a finite time, a name of any layout.
-        if type_ not in _TYPES or name is None or created.tzinfo is None or updated.tzinfo is None or timestamp.tzinfo is None:
-            states.append(_validated(dict(zip(COLUMNS, row, strict=True))))
-            continue
-        state = _new(FlowRunState)
-        _set_dict(
-            state,
-            {
-                "id": id_,
+        id_, created_text, updated_text, run_id, type_, timestamp_text, name, message, details_text, data_text, artifact_id = row
+        # Types, uniqueness and not-null are the server's promise. What it does not promise: a known label, a time that a datetime can hold,
+        # details and data that can be read, a name of any layout.
+        try:
+            created, timestamp = to_time(created_text[1:-1]), to_time(timestamp_text[1:-1])
+            updated = created if updated_text == created_text else to_time(updated_text[1:-1])
+            if not (created.tzinfo is updated.tzinfo is timestamp.tzinfo is UTC):
+                created, updated, timestamp = created.astimezone(UTC), updated.astimezone(UTC), timestamp.astimezone(UTC)
+            if run_id != run_of:
+                run, run_of = UUID(run_id), run_id
+            if details_text != details_of:
+                details, details_of = _NO_DETAILS if details_text == "{}" else _details_of(id_, details_text), details_text
+            if name is None:
+                raise ValueError("name is null")
+            values = {
+                "id": UUID(id_),
                 "created": created,
                 "updated": updated,
-                "flow_run_id": run_id,
+                "flow_run_id": run,
                 "type": _TYPES[type_],
                 "timestamp": timestamp,
                 "name": name,
                 "message": message,
                 "state_details": details,
                 "data": None if data_text is None else _data_of(id_, data_text),
-                "result_artifact_id": artifact_id,
-            },
-        )
+                "result_artifact_id": None if artifact_id is None else UUID(artifact_id),
+            }
+        except (ValueError, KeyError, TypeError, OverflowError):
+            states.append(_validated(row))
+            continue
+        state = _new(FlowRunState)
+        _set_dict(state, values)
         _set_fields_set(state, _ALL_SET)
         _set_extra(state, None)
         _set_private(state, None)
@@ -80,34 +119,45 @@ def to_states(rows: Iterable[Row]) -> list[FlowRunState]:
     return states
 
 
-def to_states_from_json(rows: Iterable[dict[str, Any]]) -> list[FlowRunState]:
-    """The records of rows that came as a JSON object each."""
-    return [_validated(_with_times({column: row[column] for column in COLUMNS})) for row in rows]
-
-
-def _validated(values: dict[str, Any]) -> FlowRunState:
+def _validated(row: Row) -> FlowRunState:
+    values = dict(zip(COLUMNS, row, strict=True))
+    for field in ("created", "updated", "timestamp"):
+        try:
+            values[field] = datetime.fromisoformat(values[field][1:-1]).astimezone(UTC)
+        except (ValueError, TypeError, OverflowError):
+            raise _unreadable(values["id"], field, f"is {values[field]}, which a datetime cannot hold") from None
     values["state_details"] = _details_of(values["id"], values["state_details"])
     if values["data"] is not None:
         values["data"] = _data_of(values["id"], values["data"])
     try:
         return FlowRunState.model_validate(values)
     except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0])
-        # So asyncpg reads infinity and -infinity; every other timestamptz is aware.
-        infinite = isinstance(values[field], datetime) and values[field].tzinfo is None
-        raise _unreadable(values["id"], field, "is infinite, which a datetime cannot be" if infinite else _message(error, 1)) from None
-
-
-def _with_times(values: dict[str, Any]) -> dict[str, Any]:
-    for field in ("created", "updated", "timestamp"):
-        try:
-            values[field] = datetime.fromisoformat(values[field])
-        except ValueError:
-            raise _unreadable(values["id"], field, f"is {values[field]}, which a datetime cannot hold") from None
-    return values
+        raise _unreadable(values["id"], str(error.errors()[0]["loc"][0]), _message(error, 1)) from None
 
 
 def _details_of(id_: object, text: str) -> StateDetails:
+    try:
+        values = _known_details(text)
+        # A comma less than keys, or there is a key that is not known, or a comma in a value.
+        if text.count(",") >= len(values):
+            return _any_details_of(id_, text)
+        fields_set = _ALL_DETAILS_SET
+        if len(values) < len(_DEFAULTS):
+            fields_set, values = set(values), _DEFAULTS | values
+        for name in _TIMES:
+            if values[name] is not None:
+                values[name] = values[name].astimezone(UTC)
+    except (ValidationError, OverflowError):
+        return _any_details_of(id_, text)
+    details = _new(StateDetails)
+    _set_dict(details, values)
+    _set_fields_set(details, fields_set)
+    _set_extra(details, {})
+    _set_private(details, None)
+    return details
+
+
+def _any_details_of(id_: object, text: str) -> StateDetails:
     try:
         return StateDetails.model_validate_json(text)
     except ValidationError as error:
@@ -138,7 +188,7 @@ def _message(error: ValidationError, levels_said: int) -> str:
 
 def _unreadable(flow_run_state_id: object, field: str, message: str) -> UnreadableRowError:
     try:
-        id_: UUID | None = to_uuid(flow_run_state_id)
+        id_ = to_uuid(flow_run_state_id)
     except ValueError:
         id_ = None
     return UnreadableRowError(id_, field, message)

@@ -24,13 +24,12 @@ _UUID = re.compile(r"(urn:uuid:)?\{?[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}\
 
 
 def _utc(value: datetime) -> datetime:
-    if type(value) is datetime and not value.utcoffset():
-        return value if value.tzinfo is UTC else value.replace(tzinfo=UTC)
     try:
         value = value.astimezone(UTC)
     except OverflowError:
         raise ValueError("is outside the years 1 to 9999 in UTC") from None
-    return datetime.combine(value.date(), value.time(), UTC)  # plain, also where the value is of a subclass
+    # Plain, also where the value is of a subclass.
+    return value if type(value) is datetime else datetime.combine(value.date(), value.time(), UTC)
 
 
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_utc)]

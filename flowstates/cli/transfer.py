@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections import Counter
@@ -20,6 +19,7 @@ from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import NewFlowRunState
 from flowstates.repository import FlowRunStateRepository
+from flowstates.rows import collector_paused
 
 _BATCH = 5_000  # states of one transaction; some 10 MB of memory with details of ordinary size
 _OF_THE_DATABASE = ("created", "updated")  # what an export says and an import leaves to the database
@@ -57,7 +57,8 @@ def tally(counts: Counter[str]) -> str:
 
 
 async def _store(states: FlowRunStateRepository, file: IO[bytes], counts: Counter[str], on_tie: Any) -> None:
-    with _without_collector(), _progress(file) as advance:
+    # A fifth of the time of an import.
+    with collector_paused(), _progress(file) as advance:
         lines = enumerate(file, 1)
         while batch := list(islice(_parsed(lines), _BATCH)):
             outcomes = await states.create_flow_run_states([state for _, state in batch], on_tie=on_tie)
@@ -84,18 +85,6 @@ def _parsed(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, NewFlowRu
             yield number, NewFlowRunState(**{key: value for key, value in values.items() if key not in _OF_THE_DATABASE})
         except InvalidInputError as error:
             raise InvalidInputError(f"line {number}", str(error)) from None
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Nothing that is made for a state refers back to it, so looking for cycles finds none: a fifth of the time of an import."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @contextmanager
