@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from dataclasses import dataclass
 from itertools import count
 from types import EllipsisType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from flowstates.errors import ContentionError, FlowRunStateConflictError, InvalidInputError, UnexpectedStateError
@@ -20,8 +19,7 @@ Expected: TypeAlias = UUID | str | Collection[StateType] | EllipsisType | None
 _TRIES_BEFORE_THE_QUEUE = 2
 
 
-@dataclass(frozen=True)
-class Expectation:
+class Expectation(NamedTuple):
     """What the run's current state must be: the one of an id, one of some types (the empty text is no state at all), or anything."""
 
     id: UUID | None = None

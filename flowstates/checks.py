@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flowstates.errors import InvalidInputError
 from flowstates.execution import AnyConnection, PoolOrConnection, acquired, ask
@@ -12,8 +12,7 @@ from flowstates.queries import Layout
 from flowstates.records import StateType
 
 
-@dataclass(frozen=True)
-class Mismatch:
+class Mismatch(NamedTuple):
     """One thing that does not fit: `where` it is, what is `expected` there and what was `found`."""
 
     where: str
@@ -24,8 +23,7 @@ class Mismatch:
         return f"{self.where}: expected {self.expected}, found {self.found}"
 
 
-@dataclass(frozen=True)
-class _Table:
+class _Table(NamedTuple):
     columns: dict[str, str]
     unique: tuple[str, ...]
     indexes: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 from asyncpg.pgproto.pgproto import UUID  # made in a seventh of the time that Python's own takes, of which it is a subclass
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # Pydantic brings it, and takes no other before Python 3.12
 
 from flowstates.errors import UnreadableRowError
 from flowstates.records import FlowRunState, StateDetails, StateType

@@ -91,8 +91,11 @@ def test_a_record_of_a_row_is_the_one_that_validation_makes(given: list[tuple[An
 def test_pydantic_has_no_other_slots_than_those_that_are_filled() -> None:
     # A record is filled without Pydantic's validation. A release of Pydantic with another layout is to be noticed here.
     assert set(BaseModel.__slots__) == {"__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"}
-    assert FlowRunState.__private_attributes__ == {}
-    assert FlowRunState.model_config == {"frozen": True}
+    assert FlowRunState.__private_attributes__ == StateDetails.__private_attributes__ == {}
+    assert (FlowRunState.model_config, StateDetails.model_config) == ({"frozen": True}, {"frozen": True, "extra": "allow"})
+    for field in StateDetails.model_fields.values():
+        assert field.default in (None, False)
+        assert field.default_factory is None
 
 
 @pytest.mark.parametrize(

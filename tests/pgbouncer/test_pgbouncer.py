@@ -1,21 +1,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from flowstates import FlowRunStateRepository, InvalidInputError, Mismatch, check, create_pool, migrate
+from tests.messages import noted
 from tests.pgbouncer.conftest import SERVER_CONNECTIONS, Mode, through
+from tests.test_messages import FIRST, KEPT, READS, UNKEPT, WRITES, trips_of
 
 PROCESSES = 4
 TOLD = {"transaction_pooling": True}
@@ -226,38 +226,13 @@ async def test_a_search_path_at_the_start_is_refused_by_pgbouncer(transaction_ds
         await create_pool(transaction_dsn, transaction_pooling=True, server_settings={"search_path": "public"})
 
 
-@asynccontextmanager
-async def counted(dsn: str) -> AsyncIterator[tuple[str, list[int]]]:
-    """An address that leads to that of `dsn`, and the round trips made through it: how often the client wrote after the server had."""
-    options = parse_qs(urlsplit(dsn).query)
-    trips = [0]
-    spoke: list[str] = []
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who: str) -> None:
-        while data := await reader.read(65536):
-            if who == "client" and spoke[-1:] != ["client"]:
-                trips[0] += 1
-            spoke[:] = [who]
-            writer.write(data)
-        writer.close()
-        await writer.wait_closed()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_unix_connection(f"{options['host'][0]}/.s.PGSQL.{options['port'][0]}")
-        await asyncio.gather(pump(reader, server_writer, "client"), pump(server_reader, writer, "server"))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        yield f"postgresql://postgres@127.0.0.1:{port}{urlsplit(dsn).path}?sslmode=disable", trips
+@pytest.mark.parametrize("name", READS | WRITES)
+async def test_what_a_call_sends_in_transaction_mode(transaction_dsn: str, name: str) -> None:
+    async with noted(transaction_dsn) as (dsn, said), create_pool(dsn, max_size=1, transaction_pooling=True) as pool:
+        assert await trips_of(pool, said, "flowstates", name) == [UNKEPT, UNKEPT, UNKEPT]
 
 
-@pytest.mark.parametrize(("options", "trips_of_a_read"), [(TOLD, 2), ({"statement_cache_size": 100}, 1)])
-async def test_round_trips_of_a_read(session_dsn: str, options: dict[str, Any], trips_of_a_read: int) -> None:
-    async with counted(session_dsn) as (address, trips), create_pool(address, max_size=1, **options) as pool:
-        states = FlowRunStateRepository(pool)
-        state = await states.create_flow_run_state(uuid4(), "PENDING")
-        await states.read_flow_run_state(state.id)
-        before = trips[0]
-        assert await states.read_flow_run_state(state.id) == state
-        assert trips[0] - before == trips_of_a_read
+@pytest.mark.parametrize("name", READS | WRITES)
+async def test_what_a_call_sends_in_session_mode(session_dsn: str, name: str) -> None:
+    async with noted(session_dsn) as (dsn, said), create_pool(dsn, max_size=1, statement_cache_size=100) as pool:
+        assert await trips_of(pool, said, "flowstates", name) == [FIRST, KEPT, KEPT]

@@ -1,0 +1,101 @@
+"""A call is one round trip and sends nothing that it need not: no introspection, no BEGIN and COMMIT around one statement, no reset."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from flowstates import FlowRunStateAnalytics, FlowRunStateFilter, FlowRunStateRepository, create_pool
+from flowstates.queries import Layout
+from tests.messages import Said, noted
+
+Source: TypeAlias = "asyncpg.Pool[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Call: TypeAlias = Callable[[FlowRunStateRepository, FlowRunStateAnalytics, UUID], Awaitable[object]]
+
+NOW = datetime(2024, 3, 5, 12, tzinfo=UTC)
+DAY: dict[str, Any] = {"since": NOW - timedelta(days=1), "until": NOW}
+READS: dict[str, Call] = {
+    "read_flow_run_state": lambda states, _, run: states.read_flow_run_state(run),
+    "read_flow_run_states": lambda states, _, run: states.read_flow_run_states(run),
+    "read_flow_run_states_timeout": lambda states, _, run: states.read_flow_run_states(run, timeout=5),
+    "read_flow_run_states_by_run": lambda states, _, run: states.read_flow_run_states_by_run([run], last=3),
+    "read_current_flow_run_state": lambda states, _, run: states.read_current_flow_run_state(run),
+    "read_current_flow_run_states": lambda states, _, run: states.read_current_flow_run_states([run, uuid4()]),
+    "read_flow_run_states_as_of": lambda states, _, run: states.read_flow_run_states_as_of([run], NOW),
+    "read_flow_run_state_page": lambda states, _, run: states.read_flow_run_state_page(FlowRunStateFilter(flow_run_ids=[run], types=["FAILED"])),
+    "count_flow_run_states": lambda states, _, run: states.count_flow_run_states(FlowRunStateFilter(flow_run_ids=[run])),
+    "delete_flow_run_state": lambda states, _, run: states.delete_flow_run_state(run),
+    "delete_flow_run_states": lambda states, _, run: states.delete_flow_run_states(flow_run_ids=[run]),
+    "measure_time_in_states": lambda _, analytics, run: analytics.measure_time_in_states(**DAY),
+    "count_transitions": lambda _, analytics, run: analytics.count_transitions(**DAY, step=timedelta(hours=1)),
+    "count_occupancy": lambda _, analytics, run: analytics.count_occupancy([run], **DAY, step=timedelta(hours=1)),
+}
+WRITES: dict[str, Call] = {
+    "create_flow_run_state": lambda states, _, run: states.create_flow_run_state(run, "RUNNING", data={"a": 1}),
+    "create_flow_run_state_expected": lambda states, _, run: states.create_flow_run_state(uuid4(), "PENDING", expected=None),
+    "create_flow_run_state_timeout": lambda states, _, run: states.create_flow_run_state(run, "RUNNING", timeout=5),
+}
+CALLS: list[tuple[Layout, str]] = [*(("flowstates", name) for name in READS | WRITES), *(("prefect", name) for name in READS)]
+KEPT = ["BES"]  # of a statement that is prepared already
+FIRST = ["PDH", "BES"]  # asyncpg wants the answer to a preparation before it goes on
+UNKEPT = ["PDH", "PBES"]  # and without a cache prepares once more, as behind a pooler another server may come to answer
+
+
+async def trips_of(source: Source, said: Said, layout: Layout, name: str) -> list[list[str]]:
+    """The round trips of a call, made three times."""
+    states, analytics, run = FlowRunStateRepository(source, layout=layout), FlowRunStateAnalytics(source, layout=layout), uuid4()
+    trips = []
+    for _ in range(3):
+        said.clear()
+        await (READS | WRITES)[name](states, analytics, run)
+        trips.append(said.trips.copy())
+    return trips
+
+
+@pytest.mark.parametrize(("layout", "name"), CALLS)
+async def test_on_a_connection(layout_dsns: dict[Layout, str], layout: Layout, name: str) -> None:
+    async with noted(layout_dsns[layout]) as (dsn, said):
+        connection = await asyncpg.connect(dsn)
+        assert await trips_of(connection, said, layout, name) == [FIRST, KEPT, KEPT]
+        await connection.close()
+
+
+@pytest.mark.parametrize(("layout", "name"), CALLS)
+async def test_on_our_pool(layout_dsns: dict[Layout, str], layout: Layout, name: str) -> None:
+    async with noted(layout_dsns[layout]) as (dsn, said), create_pool(dsn, max_size=1) as pool:
+        assert await trips_of(pool, said, layout, name) == [FIRST, KEPT, KEPT]
+
+
+async def test_on_a_pool_of_asyncpg_s_own_defaults_its_reset_is_a_second_trip(dsn: str) -> None:
+    async with noted(dsn) as (address, said), asyncpg.create_pool(address, min_size=1, max_size=1) as pool:
+        assert (await trips_of(pool, said, "flowstates", "read_flow_run_states"))[1:] == [["BES", "Q"], ["BES", "Q"]]
+
+
+@pytest.mark.parametrize(("layout", "name"), CALLS)
+async def test_without_a_statement_cache(layout_dsns: dict[Layout, str], layout: Layout, name: str) -> None:
+    async with noted(layout_dsns[layout]) as (dsn, said), create_pool(dsn, max_size=1, transaction_pooling=True) as pool:
+        assert await trips_of(pool, said, layout, name) == [UNKEPT, UNKEPT, UNKEPT]
+
+
+async def test_inside_a_transaction_of_the_caller(dsn: str) -> None:
+    async with noted(dsn) as (address, said):
+        connection = await asyncpg.connect(address)
+        async with connection.transaction():
+            for name in ("read_flow_run_states", "create_flow_run_state", "delete_flow_run_state"):
+                assert await trips_of(connection, said, "flowstates", name) == [FIRST, KEPT, KEPT]
+        await connection.close()
+
+
+async def test_a_new_connection_of_our_pool_asks_one_question_of_its_own(dsn: str) -> None:
+    async with noted(dsn) as (address, said):
+        async with create_pool(address):
+            asked = said.trips.copy()
+        said.clear()
+        async with create_pool(address, transaction_pooling=True):
+            told = said.trips.copy()
+    assert asked == [*told, "Q"]
