@@ -64,7 +64,7 @@ test-prefect: ## the answers held against Prefect's own, on a server with pg_trg
 witness: $(VENV)/prefect.stamp
 	@PYTHONPATH=. $(VENV)/bin/python -m pytest tests/prefect
 
-bench: $(VENV)/test.stamp ## what a call costs beside its peers, on a server that it starts; ARGS=--short for the short form
+bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## what a call costs beside its peers, on a server that it starts; ARGS=--short for the short form
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
 torture: $(VENV)/test.stamp ## random writers and faults for as long as ARGS='--seconds 60' says

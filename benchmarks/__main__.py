@@ -8,11 +8,11 @@ from pathlib import Path
 
 import asyncpg
 
-from benchmarks import reading, writing
+from benchmarks import reading, records, writing
 from benchmarks.shared import Row, settings_here, settings_of, table, write_json
 from flowstates.embedded import embedded_postgres
 
-GROUPS = {"writing": writing.measure, "reading": reading.measure}
+GROUPS = {"writing": writing.measure, "reading": reading.measure, "records": records.measure}
 
 
 async def _run(dsn: str, groups: list[str], short: bool) -> tuple[dict[str, dict[str, str]], list[Row]]:

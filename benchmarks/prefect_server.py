@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.shared import Row
+from benchmarks.shared import Row, Seconds
 
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / ".venvs/prefect/bin/python"
@@ -20,6 +20,7 @@ PEERS = {
     "set_flow_run_state": ("Prefect's set_flow_run_state as its defaults are", 0.1),
     "set_flow_run_state, policy of the API": ("the same with the policy of Prefect's API", None),
 }
+READ, READ_AGAINST, READ_LIMIT = "a run of 8 states on Prefect's tables, our pool", "Prefect's read_flow_run_states and as_state()", 0.1
 
 
 class LackingError(Exception):
@@ -27,20 +28,33 @@ class LackingError(Exception):
 
 
 async def measure(settings: dict[str, dict[str, str]], turns: int) -> list[Row]:
-    """Prefect's rows, or one that says why there are none."""
+    """Prefect's rows of moves, or one that says why there are none."""
     try:
-        with _server() as dsn:
-            told, seconds = await _run_peer(dsn, turns)
+        seconds = await _run(settings, "moves", turns)
     except LackingError as lack:
         against, limit = PEERS["set_flow_run_state"]
         return [Row(WORK, against, limit=limit, note=str(lack))]
-    settings["Prefect's server"] = told
     return [Row(WORK, against, seconds["flowstates"], seconds[name], limit) for name, (against, limit) in PEERS.items()]
 
 
-async def _run_peer(dsn: str, turns: int) -> tuple[dict[str, str], dict[str, list[float]]]:
+async def measure_reads(settings: dict[str, dict[str, str]], turns: int) -> Row:
+    """Prefect's row of reads, or one that says why there is none."""
+    try:
+        seconds = await _run(settings, "reads", turns)
+    except LackingError as lack:
+        return Row(READ, READ_AGAINST, limit=READ_LIMIT, note=str(lack))
+    return Row(READ, READ_AGAINST, seconds["flowstates"], seconds["read_flow_run_states"], READ_LIMIT)
+
+
+async def _run(settings: dict[str, dict[str, str]], work: str, turns: int) -> Seconds:
+    with _server() as dsn:
+        settings["Prefect's server"], seconds = await _run_peer(dsn, work, turns)
+    return seconds
+
+
+async def _run_peer(dsn: str, work: str, turns: int) -> tuple[dict[str, str], Seconds]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {"PYTHONPATH": str(ROOT)}
-    arguments = ("-m", "benchmarks.prefect_peer", dsn, str(turns))
+    arguments = ("-m", "benchmarks.prefect_peer", dsn, work, str(turns))
     peer = await asyncio.create_subprocess_exec(PYTHON, *arguments, env=environment, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
     output, _ = await peer.communicate()
     if peer.returncode:
