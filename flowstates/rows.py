@@ -66,7 +66,7 @@ def to_states(rows: Sequence[Row]) -> list[FlowRunState]:
     """The records of rows of COLUMNS, in their order; UnreadableRowError for the first that does not fit its record.
 
     All columns are text, and the times are as JSON shows them: no codec of a connection changes them, no setting of the session does, and they are
-    read in less time than asyncpg takes for a timestamptz.
+    read in less time than asyncpg takes for a timestamptz. `updated` may be null, for the time that `created` is.
     """
     if len(rows) < _MANY:
         return _to_states(rows)
@@ -85,7 +85,7 @@ def _to_states(rows: Sequence[Row]) -> list[FlowRunState]:
         # details and data that can be read, a name of any layout.
         try:
             created, timestamp = to_time(created_text[1:-1]), to_time(timestamp_text[1:-1])
-            updated = created if updated_text == created_text else to_time(updated_text[1:-1])
+            updated = created if updated_text is None else to_time(updated_text[1:-1])
             if not (created.tzinfo is updated.tzinfo is timestamp.tzinfo is UTC):
                 created, updated, timestamp = created.astimezone(UTC), updated.astimezone(UTC), timestamp.astimezone(UTC)
             if run_id != run_of:
@@ -121,6 +121,8 @@ def _to_states(rows: Sequence[Row]) -> list[FlowRunState]:
 
 def _validated(row: Row) -> FlowRunState:
     values = dict(zip(COLUMNS, row, strict=True))
+    if values["updated"] is None:
+        values["updated"] = values["created"]
     for field in ("created", "updated", "timestamp"):
         try:
             values[field] = datetime.fromisoformat(values[field][1:-1]).astimezone(UTC)

@@ -25,6 +25,7 @@ _SAMPLES = (
     | dict.fromkeys(("id", "flow_run_id", "result_artifact_id"), str(UUID(int=1)))
     | dict.fromkeys(("created", "updated", "timestamp"), '"2024-03-05T12:00:00.5+00:00"')
 )
+_JSON = r"to_json\((?:nullif\()?([a-z_.]+)(?:, (?:\w+\.)?created\))?\)"  # a time that equals `created` may be left out
 RUNNERS = (FlowRunStateRepository, FlowRunStateAnalytics)
 
 
@@ -91,7 +92,7 @@ def _record_problems(dsn: str, text: str, wanted: str, columns: list[tuple[str, 
     for (name, _), (origin, type_, not_null) in zip(columns, _origins(dsn, text), strict=True):
         if name not in fields:
             continue
-        if type_ == "timestamptz" and not re.search(rf"to_json\([a-z_.]+\)::text as {name}\b", text):
+        if type_ == "timestamptz" and not re.search(rf"{_JSON}::text as {name}\b", text):
             found.append(f"{name} is not a time as JSON shows it, but as the session's DateStyle does")
         if origin is None:
             if name != "data":  # by a rule on Prefect's tables
@@ -105,7 +106,7 @@ def _record_problems(dsn: str, text: str, wanted: str, columns: list[tuple[str, 
 
 def _origins(dsn: str, text: str) -> list[tuple[str | None, str | None, bool]]:
     """For each result column the table's column that it shows, its type, and whether it is never null. The casts that hide it are taken off first."""
-    plain = re.sub(r"(?:to_json\(([a-z_.]+)\))?::text as (\w+)", r"\1 as \2", text)
+    plain = re.sub(rf"(?:{_JSON})?::text as (\w+)", r"\1 as \2", text)
     with psycopg.connect(dsn) as connection:
         connection.pgconn.prepare(b"", plain.encode())
         described = connection.pgconn.describe_prepared(b"")

@@ -56,6 +56,7 @@ def test_a_prefect_text_has_the_signature_of_the_common_one() -> None:
         ("parameters are", READ.replace("$1::text::uuid", "$1::uuid")),
         ("name may be null", READ.replace("name::text as name", "message::text as name")),
         ("id comes from name", READ.replace("select id::text", "select name::text")),
+        ("created comes from updated", READ.replace("to_json(created)", "to_json(updated)")),
         ("message comes from no column", READ.replace("message::text", "upper(message)::text")),
         ("line 1", READ.replace("-> optional", "-> perhaps")),
         ("line 1", READ.replace("-- read_flow_run_state(", "-- read_flow_run_stat(")),

@@ -52,13 +52,14 @@ json_texts = st.builds(lambda value, pair, plain: json.dumps(value, separators=p
 # PostgreSQL leaves out the zeros at the end of a fraction.
 times = instants.map(lambda text: json.dumps(re.sub(r"(\.\d*[1-9])0+\b", r"\1", text)))
 rows = st.tuples(
-    uuids, times, times, uuids, st.sampled_from(list(StateType)).map(str), times, texts, texts | st.none(), json_texts,
+    uuids, times, times | st.none(), uuids, st.sampled_from(list(StateType)).map(str), times, texts, texts | st.none(), json_texts,
     (values | details).map(json.dumps) | st.none(), uuids | st.none(),
 )  # fmt: skip
 
 
 def validated(row: tuple[Any, ...]) -> FlowRunState:
     given = dict(zip(COLUMNS, row, strict=True))
+    given["updated"] = given["updated"] or given["created"]
     for field in ("created", "updated", "timestamp", "state_details"):
         given[field] = json.loads(given[field])
     given["data"] = None if given["data"] is None else json.loads(given["data"])

@@ -1,6 +1,6 @@
 -- read_flow_run_states_as_of.timestamp(flow_run_ids text, at text) -> many FlowRunState
 -- The state of each run that had begun last at a moment, one index probe a run.
-select state.id::text as id, to_json(state.created)::text as created, to_json(state.updated)::text as updated,
+select state.id::text as id, to_json(state.created)::text as created, to_json(nullif(state.updated, state.created))::text as updated,
        state.flow_run_id::text as flow_run_id, state.type::text as type, to_json(state.timestamp)::text as timestamp,
        state.name::text as name, state.message::text as message, state.state_details::text as state_details,
        state.data::text as data,
