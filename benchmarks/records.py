@@ -234,7 +234,7 @@ async def _at_once(dsn: str, turns: int) -> Row:
             await asyncio.gather(*[read() for _ in range(TASKS)])
 
         calls: Calls = {OURS: partial(at_once, partial(ours, EIGHT)), RAW_POOL: partial(at_once, partial(raw.fetch, RUN, EIGHT))}
-        seconds = await _take_turns(calls, turns, calls_a_turn=5)
+        seconds = await _take_turns(calls, turns, calls_a_turn=20)
     return _row(f"{TASKS} tasks at once, a run of 8 states each, pool of {SIZE}", f"{RAW_POOL}, pool of {SIZE}", seconds, 0.85, RAW_POOL)
 
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from flowstates import FlowRunState, StateDetails, StateType, UnreadableRowError
 from flowstates.rows import COLUMNS, to_states
@@ -123,6 +123,38 @@ def test_times_of_a_session_of_any_zone_are_in_utc() -> None:
     (state,) = to_states([(ROW[0], '"2024-03-05T17:30:00+05:30"', '"1900-01-01T00:19:32.5+00:19:32"', *ROW[3:])])
     assert (state.created, state.updated) == (datetime(2024, 3, 5, 12, tzinfo=UTC), datetime(1900, 1, 1, microsecond=500000, tzinfo=UTC))
     assert all(time.tzinfo is UTC for time in (state.created, state.updated, state.timestamp))
+
+
+marked = st.sampled_from(
+    ["????-??-??T??:??:??Z", "????-??-??T??:??:??.??????Z", "????-??-??T??:??:??.??+??:??", "????-??-??T??:??:??", "????-?-???T??:??:??Z"]
+)
+filled = st.builds(
+    lambda form, fill, year: year + "".join(next(fill) if mark == "?" else mark for mark in form[4:]),
+    marked,
+    st.lists(st.sampled_from("000112235"), min_size=30, max_size=30).map(iter),
+    st.sampled_from(["2024", "0000", "0001", "9999", "2O24", "٢٠٢٤"]),
+)
+spoiled = st.builds(
+    lambda text, at, mark: text[: at % len(text)] + mark + text[at % len(text) + 1 :], filled, st.integers(0, 40), st.sampled_from("+-:.,ZTzt W٣")
+)
+
+
+@example("0000-01-01T00:00:00Z")
+@given(filled | spoiled)
+def test_a_time_in_details_is_the_one_that_validation_makes(text: str) -> None:
+    details = json.dumps({"scheduled_time": text})
+    try:
+        expected = StateDetails.model_validate_json(details)
+    except ValueError as error:
+        if isinstance(error, ValidationError) and error.errors()[0]["type"] == "timezone_aware":
+            return  # as Prefect, UTC
+        with pytest.raises(UnreadableRowError):
+            to_states([(*ROW[:8], details, *ROW[9:])])
+    else:
+        (state,) = to_states([(*ROW[:8], details, *ROW[9:])])
+        assert slots(state.state_details) == slots(expected)
+        assert state.state_details.scheduled_time is not None
+        assert state.state_details.scheduled_time.tzinfo is UTC
 
 
 def test_unknown_keys_are_kept_however_the_json_is_written() -> None:
