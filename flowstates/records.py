@@ -77,7 +77,7 @@ class FlowRunState(BaseModel):
     All three are aware and in UTC, with microseconds. `data` is any JSON value; SQL null and JSON null are both None.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)  # built at its first use, which a row is not
 
     id: UUID
     created: UtcDatetime

@@ -25,7 +25,6 @@ Row: TypeAlias = "Record | Sequence[Any]"
 
 COLUMNS = tuple(FlowRunState.model_fields)
 _MANY = 100  # fewer rows seldom wake the collector
-_DATETIME = TypeAdapter(datetime)
 _TYPES = {type_.value: type_ for type_ in StateType}
 _NO_DETAILS = StateDetails()
 _DEFAULTS = {name: field.default for name, field in StateDetails.model_fields.items()}
@@ -174,7 +173,7 @@ def _any_details_of(id_: object, text: str) -> StateDetails:
     except ValueError as error:  # of the year 0, in Pydantic's older versions
         raise _unreadable(id_, "state_details", str(error)) from None
     values = json.loads(text)
-    return StateDetails.model_validate(values | {field: _DATETIME.validate_python(values[field]).replace(tzinfo=UTC) for field in naive})
+    return StateDetails.model_validate(values | {field: datetime.fromisoformat(values[field]).replace(tzinfo=UTC) for field in naive})
 
 
 def _data_of(id_: object, text: str) -> Any:

@@ -7,6 +7,8 @@ import gc
 import json
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -93,10 +95,20 @@ def test_pydantic_has_no_other_slots_than_those_that_are_filled() -> None:
     # A record is filled without Pydantic's validation. A release of Pydantic with another layout is to be noticed here.
     assert set(BaseModel.__slots__) == {"__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"}
     assert FlowRunState.__private_attributes__ == StateDetails.__private_attributes__ == {}
-    assert (FlowRunState.model_config, StateDetails.model_config) == ({"frozen": True}, {"frozen": True, "extra": "allow"})
+    assert (FlowRunState.model_config, StateDetails.model_config) == ({"frozen": True, "defer_build": True}, {"frozen": True, "extra": "allow"})
     for field in StateDetails.model_fields.values():
         assert field.default in (None, False)
         assert field.default_factory is None
+
+
+@pytest.mark.parametrize(
+    "use", ["repr(a)", "pickle.loads(pickle.dumps(a))", "copy.deepcopy(a)", "a.model_copy()", "a.model_dump()", "a.to_rest()", "{a, b}"]
+)
+def test_a_record_serves_before_pydantic_has_built_its_class(use: str) -> None:
+    made = f"import copy, pickle; from flowstates.rows import to_states; a, b = to_states([{ROW}] * 2)"
+    check = f"print(type(type(a).__pydantic_validator__).__name__); {use}; assert a == b == type(a).model_validate_json(a.model_dump_json())"
+    done = subprocess.run([sys.executable, "-c", f"{made}; {check}"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("MockValSer\n", "")
 
 
 @pytest.mark.parametrize(
