@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from flowstates.errors import InvalidInputError
@@ -12,7 +13,8 @@ from flowstates.queries import Layout
 from flowstates.records import StateType
 
 
-class Mismatch(NamedTuple):
+@dataclass(frozen=True)
+class Mismatch:
     """One thing that does not fit: `where` it is, what is `expected` there and what was `found`."""
 
     where: str

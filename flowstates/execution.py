@@ -88,7 +88,7 @@ class Execution:
         return to_states(rows)[0] if rows else None
 
     async def rows(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[asyncpg.Record]:
-        """The rows of query `name`, whose columns are texts, which no codec of the caller's changes."""
+        """The rows of query `name`, whose columns are text, which no codec of the caller's changes but one for text itself."""
         text, arguments = self._text(name, arguments, filter)
         async with asyncio.timeout(timeout):
             return await self._fetch(text, arguments)
@@ -121,16 +121,14 @@ class Execution:
         return queries.fill(text, "filter", clause), (*arguments, *values)
 
     async def _fetch(self, text: str, arguments: Sequence[Argument]) -> list[asyncpg.Record]:
-        while True:
-            try:
-                return await self._pool_or_connection.fetch(text, *arguments)
-            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                # The server undid this one statement for another transaction's sake, so it can be run again; a caller's transaction cannot.
-                if not isinstance(self._pool_or_connection, asyncpg.Pool) and self._pool_or_connection.is_in_transaction():
-                    raise
-            except asyncpg.PostgresError as error:
-                _add_cure(error, _CURES[self.layout])
-                raise
+        async with self.connection() as connection:
+            while True:
+                try:
+                    return await connection.fetch(text, *arguments)
+                except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                    # The server undid this one statement for another transaction's sake, so it can be run again; a caller's transaction cannot.
+                    if connection.is_in_transaction():
+                        raise
 
 
 class _Acquired:
@@ -150,15 +148,10 @@ class _Acquired:
         return await self._pool_or_connection.__aenter__() if self._is_pool else self._pool_or_connection  # type: ignore[no-any-return]
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, asyncpg.PostgresError):
-            _add_cure(error, self._cures)
+        if isinstance(error, asyncpg.PostgresError) and (cure := self._cures.get(type(error))):
+            error.add_note(cure)
         if self._is_pool:
             await self._pool_or_connection.__aexit__(kind, error, trace)
-
-
-def _add_cure(error: asyncpg.PostgresError, cures: dict[type[asyncpg.PostgresError], str]) -> None:
-    if cure := cures.get(type(error)):
-        error.add_note(cure)
 
 
 async def _records(connection: AnyConnection, text: str, arguments: Sequence[Argument], timeout: float | None) -> AsyncGenerator[FlowRunState, None]:

@@ -1,7 +1,6 @@
 """A filter to a clause and its values."""
 
-from __future__ import annotations
-
+# Not with annotations from __future__, which are texts: Pydantic would compile each of them at every import.
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 

@@ -1,7 +1,6 @@
 """What a user holds: the states of a run, and a state to be created."""
 
-from __future__ import annotations
-
+# Not with annotations from __future__, which are texts: Pydantic would compile each of them at every import.
 import json
 import sys
 from collections.abc import Mapping
@@ -77,7 +76,7 @@ class FlowRunState(BaseModel):
     All three are aware and in UTC, with microseconds. `data` is any JSON value; SQL null and JSON null are both None.
     """
 
-    model_config = ConfigDict(frozen=True, defer_build=True)  # built at its first use, which a row is not
+    model_config = ConfigDict(frozen=True)
 
     id: UUID
     created: UtcDatetime

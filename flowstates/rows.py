@@ -52,7 +52,7 @@ _set_private = BaseModel.__dict__["__pydantic_private__"].__set__
 def collector_paused() -> Iterator[None]:
     """Python's cyclic garbage collector is off in the block, if it was on: for work that makes many records and no cycles.
 
-    It runs whenever 700 more containers were made than freed, goes through them and, every so often, through all that the process holds.
+    It runs whenever some hundred more containers were made than freed, goes through them and, every so often, through all that the process holds.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -66,8 +66,8 @@ def collector_paused() -> Iterator[None]:
 def to_states(rows: Sequence[Row]) -> list[FlowRunState]:
     """The records of rows of COLUMNS, in their order; UnreadableRowError for the first that does not fit its record.
 
-    All columns are text, and the times are as JSON shows them: no codec of a connection changes them, no setting of the session does, and they are
-    read in less time than asyncpg takes for a timestamptz. `updated` may be null, for the time that `created` is.
+    All columns are text, and times are as JSON shows those of UTC, without an offset: no setting of a session changes them, no codec but one for
+    text itself, and they are read in less time than asyncpg takes for a timestamptz. `updated` may be null, for the time that `created` is.
     """
     if len(rows) < _MANY:
         return _to_states(rows)
@@ -77,7 +77,7 @@ def to_states(rows: Sequence[Row]) -> list[FlowRunState]:
 
 def _to_states(rows: Sequence[Row]) -> list[FlowRunState]:
     to_time = datetime.fromisoformat
-    run, run_of = None, None
+    run, run_of = None, ""
     details, details_of = _NO_DETAILS, "{}"
     states = []
     for row in rows:
@@ -85,10 +85,7 @@ def _to_states(rows: Sequence[Row]) -> list[FlowRunState]:
         # Types, uniqueness and not-null are the server's promise. What it does not promise: a known label, a time that a datetime can hold,
         # details and data that can be read, a name of any layout.
         try:
-            created, timestamp = to_time(created_text[1:-1]), to_time(timestamp_text[1:-1])
-            updated = created if updated_text is None else to_time(updated_text[1:-1])
-            if not (created.tzinfo is updated.tzinfo is timestamp.tzinfo is UTC):
-                created, updated, timestamp = created.astimezone(UTC), updated.astimezone(UTC), timestamp.astimezone(UTC)
+            created = to_time(created_text[1:-1] + "Z")
             if run_id != run_of:
                 run, run_of = UUID(run_id), run_id
             if details_text != details_of:
@@ -98,17 +95,17 @@ def _to_states(rows: Sequence[Row]) -> list[FlowRunState]:
             values = {
                 "id": UUID(id_),
                 "created": created,
-                "updated": updated,
+                "updated": created if updated_text is None else to_time(updated_text[1:-1] + "Z"),
                 "flow_run_id": run,
                 "type": _TYPES[type_],
-                "timestamp": timestamp,
+                "timestamp": to_time(timestamp_text[1:-1] + "Z"),
                 "name": name,
                 "message": message,
                 "state_details": details,
                 "data": None if data_text is None else _data_of(id_, data_text),
                 "result_artifact_id": None if artifact_id is None else UUID(artifact_id),
             }
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError):
             states.append(_validated(row))
             continue
         state = _new(FlowRunState)
@@ -126,8 +123,8 @@ def _validated(row: Row) -> FlowRunState:
         values["updated"] = values["created"]
     for field in ("created", "updated", "timestamp"):
         try:
-            values[field] = datetime.fromisoformat(values[field][1:-1]).astimezone(UTC)
-        except (ValueError, TypeError, OverflowError):
+            values[field] = datetime.fromisoformat(values[field][1:-1] + "Z")
+        except (ValueError, TypeError):
             raise _unreadable(values["id"], field, f"is {values[field]}, which a datetime cannot hold") from None
     values["state_details"] = _details_of(values["id"], values["state_details"])
     if values["data"] is not None:
@@ -149,7 +146,7 @@ def _details_of(id_: object, text: str) -> StateDetails:
             fields_set, values = set(values), _DEFAULTS | values
         for name in _TIMES:
             if (time := values[name]) is not None:
-                if time[4:20:3] != _MARKS.get(len(time)) or time[-1] != "Z":
+                if time[4:20:3] != _MARKS.get(len(time)) or time[-1] != "Z" or time[11:13] == "24":  # midnight, from Python 3.14 on
                     return _any_details_of(id_, text)
                 values[name] = datetime.fromisoformat(time)
     except ValueError:  # Pydantic's ValidationError too
@@ -173,7 +170,10 @@ def _any_details_of(id_: object, text: str) -> StateDetails:
     except ValueError as error:  # of the year 0, in Pydantic's older versions
         raise _unreadable(id_, "state_details", str(error)) from None
     values = json.loads(text)
-    return StateDetails.model_validate(values | {field: datetime.fromisoformat(values[field]).replace(tzinfo=UTC) for field in naive})
+    try:
+        return StateDetails.model_validate(values | {field: datetime.fromisoformat(values[field]).replace(tzinfo=UTC) for field in naive})
+    except ValueError as error:  # of the year 0 again
+        raise _unreadable(id_, "state_details", f"{', '.join(naive)}: {error}") from None
 
 
 def _data_of(id_: object, text: str) -> Any:

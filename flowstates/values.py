@@ -146,7 +146,7 @@ def invalid_input(error: ValidationError) -> InvalidInputError:
 class Input(BaseModel):
     """A model for what callers give. It is frozen, knows no other fields, and refuses with InvalidInputError."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # built at the first use, so an import is shorter
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     if not TYPE_CHECKING:  # type checkers are to see the fields as parameters
 

@@ -23,9 +23,10 @@ _TYPES = {"id": "uuid", "flow_run_id": "uuid", "result_artifact_id": "uuid"} | d
 _SAMPLES = (
     {"name": "text", "message": "text", "state_details": "{}", "data": "{}"}
     | dict.fromkeys(("id", "flow_run_id", "result_artifact_id"), str(UUID(int=1)))
-    | dict.fromkeys(("created", "updated", "timestamp"), '"2024-03-05T12:00:00.5+00:00"')
+    | dict.fromkeys(("created", "updated", "timestamp"), '"2024-03-05T12:00:00.5"')
 )
-_JSON = r"to_json\((?:nullif\()?([a-z_.]+)(?:, (?:\w+\.)?created\))?\)"  # a time that equals `created` may be left out
+# A time as JSON shows it in UTC; on our own table `updated` is left out where it equals `created`.
+_JSON = r"to_json\((?:nullif\(((?:\w+\.)?updated), (?:\w+\.)?created\)|([a-z_.]+)) at time zone 'UTC'\)"
 RUNNERS = (FlowRunStateRepository, FlowRunStateAnalytics)
 
 
@@ -93,7 +94,7 @@ def _record_problems(dsn: str, text: str, wanted: str, columns: list[tuple[str, 
         if name not in fields:
             continue
         if type_ == "timestamptz" and not re.search(rf"{_JSON}::text as {name}\b", text):
-            found.append(f"{name} is not a time as JSON shows it, but as the session's DateStyle does")
+            found.append(f"{name} is not as JSON shows a time in UTC")
         if origin is None:
             if name != "data":  # by a rule on Prefect's tables
                 found.append(f"{name} comes from no column")
@@ -106,7 +107,7 @@ def _record_problems(dsn: str, text: str, wanted: str, columns: list[tuple[str, 
 
 def _origins(dsn: str, text: str) -> list[tuple[str | None, str | None, bool]]:
     """For each result column the table's column that it shows, its type, and whether it is never null. The casts that hide it are taken off first."""
-    plain = re.sub(rf"(?:{_JSON})?::text as (\w+)", r"\1 as \2", text)
+    plain = re.sub(rf"(?:{_JSON})?::text as (\w+)", r"\1\2 as \3", text)
     with psycopg.connect(dsn) as connection:
         connection.pgconn.prepare(b"", plain.encode())
         described = connection.pgconn.describe_prepared(b"")

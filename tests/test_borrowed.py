@@ -101,6 +101,7 @@ SET_UPS: dict[str, SetUp] = {
     "india": setting(timezone="Asia/Kolkata"),
     "new_york": setting(timezone="America/New_York"),
     "kiritimati": setting(timezone="Pacific/Kiritimati"),
+    "more_than_a_day_ahead": setting(timezone="<X>-25"),
     "german": setting(datestyle="German", timezone="Europe/Berlin"),
     "day_first": setting(datestyle="SQL, DMY", intervalstyle="sql_standard"),
     "odd_texts": setting(bytea_output="escape", extra_float_digits="-15", xmloption="document", standard_conforming_strings="off"),

@@ -19,7 +19,7 @@ Call: TypeAlias = Callable[[FlowRunStateRepository, FlowRunStateAnalytics, UUID]
 
 NOW = datetime(2024, 3, 5, 12, tzinfo=UTC)
 DAY: dict[str, Any] = {"since": NOW - timedelta(days=1), "until": NOW}
-READS: dict[str, Call] = {
+ON_BOTH: dict[str, Call] = {
     "read_flow_run_state": lambda states, _, run: states.read_flow_run_state(run),
     "read_flow_run_states": lambda states, _, run: states.read_flow_run_states(run),
     "read_flow_run_states_timeout": lambda states, _, run: states.read_flow_run_states(run, timeout=5),
@@ -35,12 +35,12 @@ READS: dict[str, Call] = {
     "count_transitions": lambda _, analytics, run: analytics.count_transitions(**DAY, step=timedelta(hours=1)),
     "count_occupancy": lambda _, analytics, run: analytics.count_occupancy([run], **DAY, step=timedelta(hours=1)),
 }
-WRITES: dict[str, Call] = {
+ON_OURS: dict[str, Call] = {
     "create_flow_run_state": lambda states, _, run: states.create_flow_run_state(run, "RUNNING", data={"a": 1}),
     "create_flow_run_state_expected": lambda states, _, run: states.create_flow_run_state(uuid4(), "PENDING", expected=None),
     "create_flow_run_state_timeout": lambda states, _, run: states.create_flow_run_state(run, "RUNNING", timeout=5),
 }
-CALLS: list[tuple[Layout, str]] = [*(("flowstates", name) for name in READS | WRITES), *(("prefect", name) for name in READS)]
+CALLS: list[tuple[Layout, str]] = [*(("flowstates", name) for name in ON_BOTH | ON_OURS), *(("prefect", name) for name in ON_BOTH)]
 KEPT = ["BES"]  # of a statement that is prepared already
 FIRST = ["PDH", "BES"]  # asyncpg wants the answer to a preparation before it goes on
 UNKEPT = ["PDH", "PBES"]  # and without a cache prepares once more, as behind a pooler another server may come to answer
@@ -52,7 +52,7 @@ async def trips_of(source: Source, said: Said, layout: Layout, name: str) -> lis
     trips = []
     for _ in range(3):
         said.clear()
-        await (READS | WRITES)[name](states, analytics, run)
+        await (ON_BOTH | ON_OURS)[name](states, analytics, run)
         trips.append(said.trips.copy())
     return trips
 
@@ -61,8 +61,9 @@ async def trips_of(source: Source, said: Said, layout: Layout, name: str) -> lis
 async def test_on_a_connection(layout_dsns: dict[Layout, str], layout: Layout, name: str) -> None:
     async with noted(layout_dsns[layout]) as (dsn, said):
         connection = await asyncpg.connect(dsn)
-        assert await trips_of(connection, said, layout, name) == [FIRST, KEPT, KEPT]
+        trips = await trips_of(connection, said, layout, name)
         await connection.close()
+    assert trips == [FIRST, KEPT, KEPT]
 
 
 @pytest.mark.parametrize(("layout", "name"), CALLS)
@@ -86,9 +87,10 @@ async def test_inside_a_transaction_of_the_caller(dsn: str) -> None:
     async with noted(dsn) as (address, said):
         connection = await asyncpg.connect(address)
         async with connection.transaction():
-            for name in ("read_flow_run_states", "create_flow_run_state", "delete_flow_run_state"):
-                assert await trips_of(connection, said, "flowstates", name) == [FIRST, KEPT, KEPT]
+            names = ("read_flow_run_states", "create_flow_run_state", "delete_flow_run_state")
+            trips = [await trips_of(connection, said, "flowstates", name) for name in names]
         await connection.close()
+    assert trips == [[FIRST, KEPT, KEPT]] * 3
 
 
 async def test_a_new_connection_of_our_pool_asks_one_question_of_its_own(dsn: str) -> None:

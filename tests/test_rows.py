@@ -7,8 +7,6 @@ import gc
 import json
 import pickle
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -22,8 +20,8 @@ from flowstates import FlowRunState, StateDetails, StateType, UnreadableRowError
 from flowstates.rows import COLUMNS, to_states
 
 ROW: tuple[str | None, ...] = (
-    "00000000-0000-0000-0000-000000000001", '"2024-03-05T12:00:00+00:00"', '"2024-03-05T12:00:00+00:00"', "00000000-0000-0000-0000-000000000002",
-    "RUNNING", '"2024-03-05T12:00:00.5+00:00"', "Running", None, "{}", None, None,
+    "00000000-0000-0000-0000-000000000001", '"2024-03-05T12:00:00"', '"2024-03-05T12:00:00"', "00000000-0000-0000-0000-000000000002",
+    "RUNNING", '"2024-03-05T12:00:00.5"', "Running", None, "{}", None, None,
 )  # fmt: skip
 
 uuids = st.uuids().map(str)
@@ -52,7 +50,7 @@ details = st.fixed_dictionaries({}, optional=fields | {"from_tomorrow": values, 
 separators = st.sampled_from([(", ", ": "), (",", ":"), (" ,\n", " :\t")])
 json_texts = st.builds(lambda value, pair, plain: json.dumps(value, separators=pair, ensure_ascii=plain), details, separators, st.booleans())
 # PostgreSQL leaves out the zeros at the end of a fraction.
-times = instants.map(lambda text: json.dumps(re.sub(r"(\.\d*[1-9])0+\b", r"\1", text)))
+times = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29)).map(lambda time: json.dumps(re.sub(r"(\.\d*[1-9])0+$", r"\1", time.isoformat())))
 rows = st.tuples(
     uuids, times, times | st.none(), uuids, st.sampled_from(list(StateType)).map(str), times, texts, texts | st.none(), json_texts,
     (values | details).map(json.dumps) | st.none(), uuids | st.none(),
@@ -62,8 +60,9 @@ rows = st.tuples(
 def validated(row: tuple[Any, ...]) -> FlowRunState:
     given = dict(zip(COLUMNS, row, strict=True))
     given["updated"] = given["updated"] or given["created"]
-    for field in ("created", "updated", "timestamp", "state_details"):
-        given[field] = json.loads(given[field])
+    for field in ("created", "updated", "timestamp"):
+        given[field] = json.loads(given[field]) + "Z"
+    given["state_details"] = json.loads(given["state_details"])
     given["data"] = None if given["data"] is None else json.loads(given["data"])
     return FlowRunState.model_validate(given)
 
@@ -95,28 +94,22 @@ def test_pydantic_has_no_other_slots_than_those_that_are_filled() -> None:
     # A record is filled without Pydantic's validation. A release of Pydantic with another layout is to be noticed here.
     assert set(BaseModel.__slots__) == {"__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"}
     assert FlowRunState.__private_attributes__ == StateDetails.__private_attributes__ == {}
-    assert (FlowRunState.model_config, StateDetails.model_config) == ({"frozen": True, "defer_build": True}, {"frozen": True, "extra": "allow"})
+    assert (FlowRunState.model_config, StateDetails.model_config) == ({"frozen": True}, {"frozen": True, "extra": "allow"})
     for field in StateDetails.model_fields.values():
         assert field.default in (None, False)
         assert field.default_factory is None
 
 
 @pytest.mark.parametrize(
-    "use", ["repr(a)", "pickle.loads(pickle.dumps(a))", "copy.deepcopy(a)", "a.model_copy()", "a.model_dump()", "a.to_rest()", "{a, b}"]
-)
-def test_a_record_serves_before_pydantic_has_built_its_class(use: str) -> None:
-    made = f"import copy, pickle; from flowstates.rows import to_states; a, b = to_states([{ROW}] * 2)"
-    check = f"print(type(type(a).__pydantic_validator__).__name__); {use}; assert a == b == type(a).model_validate_json(a.model_dump_json())"
-    done = subprocess.run([sys.executable, "-c", f"{made}; {check}"], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("MockValSer\n", "")
-
-
-@pytest.mark.parametrize(
     ("field", "bad"),
     [("type", "SUSPENDED"), ("state_details", "[]"), ("state_details", '{"deferred": 5}'), ("name", None), ("data", "{"), ("flow_run_id", "8")]
-    + [(field, json.dumps(bad)) for field in ("created", "updated", "timestamp") for bad in ("infinity", "-infinity", "10000-01-01T00:00:00+00:00")]
-    + [(field, '"0001-01-01T00:00:00+05:30"') for field in ("created", "updated", "timestamp")]
-    + [("timestamp", '"0044-03-15T12:00:00+00:00 BC"')],
+    + [(field, json.dumps(bad)) for field in ("created", "updated", "timestamp") for bad in ("infinity", "-infinity", "10000-01-01T00:00:00")]
+    + [
+        (field, json.dumps(bad))
+        for field in ("created", "updated", "timestamp")
+        for bad in ("0044-03-15T12:00:00 BC", "2024-03-05T12:00:00+00:00", 5)
+    ]
+    + [("flow_run_id", None), ("created", None), ("timestamp", None), ("state_details", None)],
 )
 def test_a_row_that_does_not_fit_fails_by_name(field: str, bad: str | None) -> None:
     row = tuple(bad if column == field else value for column, value in zip(COLUMNS, ROW, strict=True))
@@ -131,19 +124,13 @@ def test_a_row_without_an_id_that_can_be_read_says_so() -> None:
     assert (caught.value.flow_run_state_id, caught.value.field) == (None, "id")
 
 
-def test_times_of_a_session_of_any_zone_are_in_utc() -> None:
-    (state,) = to_states([(ROW[0], '"2024-03-05T17:30:00+05:30"', '"1900-01-01T00:19:32.5+00:19:32"', *ROW[3:])])
-    assert (state.created, state.updated) == (datetime(2024, 3, 5, 12, tzinfo=UTC), datetime(1900, 1, 1, microsecond=500000, tzinfo=UTC))
-    assert all(time.tzinfo is UTC for time in (state.created, state.updated, state.timestamp))
-
-
 marked = st.sampled_from(
     ["????-??-??T??:??:??Z", "????-??-??T??:??:??.??????Z", "????-??-??T??:??:??.??+??:??", "????-??-??T??:??:??", "????-?-???T??:??:??Z"]
 )
 filled = st.builds(
     lambda form, fill, year: year + "".join(next(fill) if mark == "?" else mark for mark in form[4:]),
     marked,
-    st.lists(st.sampled_from("000112235"), min_size=30, max_size=30).map(iter),
+    st.lists(st.sampled_from("0001122345"), min_size=30, max_size=30).map(iter),
     st.sampled_from(["2024", "0000", "0001", "9999", "2O24", "٢٠٢٤"]),
 )
 spoiled = st.builds(
@@ -152,16 +139,23 @@ spoiled = st.builds(
 
 
 @example("0000-01-01T00:00:00Z")
+@example("0000-01-01T00:00:00")
+@example("2024-03-05T24:00:00Z")
+@example("2024-03-05T12:00:00")
 @given(filled | spoiled)
 def test_a_time_in_details_is_the_one_that_validation_makes(text: str) -> None:
     details = json.dumps({"scheduled_time": text})
     try:
-        expected = StateDetails.model_validate_json(details)
-    except ValueError as error:
-        if isinstance(error, ValidationError) and error.errors()[0]["type"] == "timezone_aware":
-            return  # as Prefect, UTC
-        with pytest.raises(UnreadableRowError):
+        try:
+            expected = StateDetails.model_validate_json(details)
+        except ValidationError as error:
+            if error.errors()[0]["type"] != "timezone_aware":
+                raise
+            expected = StateDetails.model_validate_json(json.dumps({"scheduled_time": text + "Z"}))  # as Prefect reads it
+    except ValueError:
+        with pytest.raises(UnreadableRowError) as caught:
             to_states([(*ROW[:8], details, *ROW[9:])])
+        assert caught.value.field == "state_details"
     else:
         (state,) = to_states([(*ROW[:8], details, *ROW[9:])])
         assert slots(state.state_details) == slots(expected)

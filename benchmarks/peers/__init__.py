@@ -4,7 +4,8 @@ Each file has `connect`, an async context manager that gives the peer's read: a 
 peer's own documentation shows it; the pages are named in the file. `connect_fastest` is the same with whatever documented settings and ways were
 fastest here. All end with the same values: UUIDs, aware times in UTC, StateType, StateDetails, data parsed from JSON.
 
-No peer validates more than it must: enum and details are made from what the server sent, the rest is taken as the driver gives it.
+But for asyncpg_validated, which is there for that, no peer validates more than it must: enum and details are made from what the server sent, the
+rest is taken as the driver gives it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Awaitable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,7 +175,7 @@ def check(
 
     mismatches, slow = ask(database_url, work, layout=layout.value)
     if json:
-        print_json_lines(json_format.dumps(mismatch._asdict()) for mismatch in mismatches)
+        print_json_lines(json_format.dumps(asdict(mismatch)) for mismatch in mismatches)
         print_json_lines(json_format.dumps({field: getattr(question, field) for field in ("question", "plan", "index", "rows")}) for question in slow)
     else:
         for mismatch in mismatches:

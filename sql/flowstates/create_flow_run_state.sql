@@ -27,6 +27,7 @@ select $1::text::uuid, $2::text::state_type, $3::text::uuid,
  where ($10::text is null or current.id = $10::text::uuid)
    and ($11::text[] is null or coalesce(current.type::text, '') = any ($11::text[]))
     on conflict do nothing
-returning id::text as id, to_json(created)::text as created, to_json(nullif(updated, created))::text as updated, flow_run_id::text as flow_run_id,
-       type::text as type, to_json(timestamp)::text as timestamp, name::text as name, message::text as message,
+returning id::text as id, to_json(created at time zone 'UTC')::text as created,
+       to_json(nullif(updated, created) at time zone 'UTC')::text as updated, flow_run_id::text as flow_run_id, type::text as type,
+       to_json(timestamp at time zone 'UTC')::text as timestamp, name::text as name, message::text as message,
        state_details::text as state_details, data::text as data, result_artifact_id::text as result_artifact_id;

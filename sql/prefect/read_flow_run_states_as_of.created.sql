@@ -2,9 +2,10 @@
 -- The newest state of each run of those that had been recorded at a moment. It walks back from the run's newest state, so it may read all
 -- of them.
 -- `data` as in read_flow_run_state.
-select state.id::text as id, to_json(state.created)::text as created, to_json(state.updated)::text as updated,
-       state.flow_run_id::text as flow_run_id, state.type::text as type, to_json(state.timestamp)::text as timestamp,
-       state.name::text as name, state.message::text as message, state.state_details::text as state_details,
+select state.id::text as id, to_json(state.created at time zone 'UTC')::text as created,
+       to_json(state.updated at time zone 'UTC')::text as updated, state.flow_run_id::text as flow_run_id,
+       state.type::text as type, to_json(state.timestamp at time zone 'UTC')::text as timestamp, state.name::text as name,
+       state.message::text as message, state.state_details::text as state_details,
        case when state.data not in ('null', '0', '""', '[]', '{}', 'false')
             then state.data::text else artifact.data::text end as data,
        state.result_artifact_id::text as result_artifact_id

@@ -15,7 +15,7 @@ import pytest
 from flowstates import FlowRunStateRepository, InvalidInputError, Mismatch, check, create_pool, migrate
 from tests.messages import noted
 from tests.pgbouncer.conftest import SERVER_CONNECTIONS, Mode, through
-from tests.test_messages import FIRST, KEPT, READS, UNKEPT, WRITES, trips_of
+from tests.test_messages import FIRST, KEPT, ON_BOTH, ON_OURS, UNKEPT, trips_of
 
 PROCESSES = 4
 TOLD = {"transaction_pooling": True}
@@ -226,13 +226,13 @@ async def test_a_search_path_at_the_start_is_refused_by_pgbouncer(transaction_ds
         await create_pool(transaction_dsn, transaction_pooling=True, server_settings={"search_path": "public"})
 
 
-@pytest.mark.parametrize("name", READS | WRITES)
+@pytest.mark.parametrize("name", ON_BOTH | ON_OURS)
 async def test_what_a_call_sends_in_transaction_mode(transaction_dsn: str, name: str) -> None:
     async with noted(transaction_dsn) as (dsn, said), create_pool(dsn, max_size=1, transaction_pooling=True) as pool:
         assert await trips_of(pool, said, "flowstates", name) == [UNKEPT, UNKEPT, UNKEPT]
 
 
-@pytest.mark.parametrize("name", READS | WRITES)
+@pytest.mark.parametrize("name", ON_BOTH | ON_OURS)
 async def test_what_a_call_sends_in_session_mode(session_dsn: str, name: str) -> None:
     async with noted(session_dsn) as (dsn, said), create_pool(dsn, max_size=1, statement_cache_size=100) as pool:
         assert await trips_of(pool, said, "flowstates", name) == [FIRST, KEPT, KEPT]
