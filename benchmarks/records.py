@@ -141,7 +141,7 @@ def _states(run: UUID, count: int, details: Callable[[UUID, datetime], str] = la
 
 def _all_details(run: UUID, timestamp: datetime) -> str:
     """All 18 keys, as Prefect stores them; no two states have the same. Times as others may write them, with an offset, unknown keys and a comma in a
-    value take us some 4 us a state more: such details are read by full validation.
+    value take us 3 to 4 us a state more: such details are read by full validation.
     """
     details = StateDetails(
         flow_run_id=run,
