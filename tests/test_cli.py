@@ -316,7 +316,8 @@ def test_tables_that_do_not_fit_are_1(own_dsn: str) -> None:
         ("postgresql://me:hunter2@127.0.0.1:1/db", "127.0.0.1:1"),
         ("postgresql+asyncpg://me:hunter2@127.0.0.1:1/db", "127.0.0.1:1"),
         ("postgresql://me:hunter2@host.invalid/db", "host.invalid:5432"),
-        ("postgresql://me@127.0.0.1:1,[::1]:1/db?password=hunter2", "127.0.0.1:1,[::1]:1"),
+        ("postgresql://me@127.0.0.1:1,127.0.0.1:2/db?password=hunter2", "127.0.0.1:1,127.0.0.1:2"),
+        ("postgresql://me@[::1]:1/db?password=hunter2", "[::1]:1"),
         ("postgresql://me@/db?host=/none&port=7", "/none:7"),
         ("postgresql://me@/db", "other.invalid:9"),
         ("postgresql://127.0.0.1:1/2@host.invalid/db", "the host of --database-url"),  # a user 127.0.0.1, whose password begins with 1/
