@@ -27,7 +27,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from benchmarks.peers import HISTORY
-from benchmarks.shared import Contender, Seconds, settings_of, take_turns
+from benchmarks.shared import Contender, Seconds, own_database, settings_of, take_turns
 from flowstates import FlowRunStateRepository, create_pool, migrate
 
 TYPES = ("PENDING", "RUNNING", "COMPLETED")
@@ -36,25 +36,19 @@ READS_A_TURN = 10
 
 async def main(dsn: str, work: str, turns: int) -> None:
     """Makes two databases and measures."""
-    names = {side: f"bench_{side}_{uuid4().hex[:8]}" for side in ("prefect", "flowstates")}
-    admin = await asyncpg.connect(dsn)
-    for name in names.values():
-        await admin.execute(f"create database {name} template template0")
-    theirs, ours = (urlunsplit(urlsplit(dsn)._replace(path=f"/{names[side]}")) for side in ("prefect", "flowstates"))
-    os.environ["PREFECT_API_DATABASE_CONNECTION_URL"] = urlunsplit(urlsplit(theirs)._replace(scheme="postgresql+asyncpg"))
-    try:
+    suffix = uuid4().hex[:8]
+    async with own_database(dsn, f"bench_prefect_{suffix}") as theirs, own_database(dsn, f"bench_flowstates_{suffix}") as ours:
+        os.environ["PREFECT_API_DATABASE_CONNECTION_URL"] = urlunsplit(urlsplit(theirs)._replace(scheme="postgresql+asyncpg"))
         upgrade = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y", stdout=asyncio.subprocess.DEVNULL
         )
         if await upgrade.wait():
             raise RuntimeError(f"prefect server database upgrade ended with {upgrade.returncode}")
-        settings = await settings_of(admin) | {"Prefect": version("prefect")}
+        connection = await asyncpg.connect(ours)
+        settings = await settings_of(connection) | {"Prefect": version("prefect")}
+        await connection.close()
         seconds = await (_reads(theirs, turns) if work == "reads" else _moves(ours, turns))
         print(json.dumps([settings, seconds]))
-    finally:
-        for name in names.values():
-            await admin.execute(f"drop database {name} with (force)")
-        await admin.close()
 
 
 async def _moves(dsn: str, turns: int) -> Seconds:

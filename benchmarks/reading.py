@@ -20,12 +20,11 @@ from hashlib import md5
 from itertools import cycle
 from typing import Any, Literal, TypeAlias
 from unittest.mock import patch
-from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
 
-from benchmarks.shared import Contender, Row, Seconds, grown_by, take_turns
+from benchmarks.shared import Contender, Row, Seconds, grown_by, own_database, take_turns
 from flowstates import FlowRunStateAnalytics, FlowRunStateRepository, create_pool, cursors, migrate, queries
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -96,11 +95,7 @@ async def measure(dsn: str, settings: dict[str, dict[str, str]], *, short: bool)
 
 @asynccontextmanager
 async def _table(dsn: str, states: int) -> AsyncIterator[Table]:
-    name = f"bench_reading_{states}"
-    admin = await asyncpg.connect(dsn)
-    await admin.execute(f"create database {name} template template0")
-    own = urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
-    try:
+    async with own_database(dsn, f"bench_reading_{states}") as own:
         connection = await asyncpg.connect(own)
         await migrate(connection)
         definitions = await connection.fetch(DEFINITIONS)
@@ -115,9 +110,6 @@ async def _table(dsn: str, states: int) -> AsyncIterator[Table]:
         await connection.execute("checkpoint")
         yield Table(own, connection, states)
         await connection.close()
-    finally:
-        await admin.execute(f"drop database {name} with (force)")
-        await admin.close()
 
 
 async def _rows(table: Table, *, short: bool) -> list[Row]:

@@ -16,8 +16,8 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import requires, version
@@ -25,7 +25,6 @@ from itertools import cycle, islice
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TypeAlias
-from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -45,7 +44,7 @@ from benchmarks.peers import (
     sqlalchemy_core,
     sqlalchemy_orm,
 )
-from benchmarks.shared import Contender, Row, Seconds, take_turns
+from benchmarks.shared import Contender, Row, Seconds, own_database, take_turns
 from flowstates import FlowRunState, FlowRunStateRepository, StateDetails, StateType, create_pool, migrate
 from flowstates.rows import collector_paused
 
@@ -67,6 +66,7 @@ TYPED: dict[str, tuple[Callable[[str], AbstractAsyncContextManager[Read]], float
     "asyncpg, fastest: no reset, one TypeAdapter for all rows": (asyncpg_validated.connect_fastest, None),
 }
 OURS = "flowstates"
+DATABASE = "bench_records"
 RAW = "raw records: no enum, no details, no data"
 RAW_CONNECTION = f"Connection.fetch, {RAW}"
 RAW_POOL = f"asyncpg.Pool.fetch, {RAW}"
@@ -85,7 +85,7 @@ IMPORT = "from time import perf_counter; begun = perf_counter(); {}; print(perf_
 
 async def measure(dsn: str, settings: dict[str, dict[str, str]], *, short: bool) -> list[Row]:
     """The rows of this group."""
-    async with _database(dsn) as own, AsyncExitStack() as stack:
+    async with own_database(dsn, DATABASE) as own, AsyncExitStack() as stack:
         connection = await stack.enter_async_context(asyncpg_raw.connect(own))
         states = await _load(connection)
         settings["records"] = {"states": f"{states:,}"} | {name: version(name) for name in PACKAGES}
@@ -107,23 +107,10 @@ async def measure(dsn: str, settings: dict[str, dict[str, str]], *, short: bool)
     return [*rows, await _import(2 if short else 20), _packages()]
 
 
-@asynccontextmanager
-async def _database(dsn: str) -> AsyncIterator[str]:
-    """A database of its own, so that the table has nothing but what is loaded here."""
-    name = "bench_records"
-    admin = await asyncpg.connect(dsn)
-    await admin.execute(f"create database {name} template template0")
-    await admin.execute(f"alter database {name} set timezone = 'UTC'")  # of which psycopg gives its times
-    try:
-        yield urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
-    finally:
-        await admin.execute(f"drop database {name} with (force)")
-        await admin.close()
-
-
 async def _load(connection: Connection) -> int:
     """A run of 8 states, one of 1,000 with all details, one of 1,000 without, and others, so that the table is not a toy. How many states it has."""
     await migrate(connection)
+    await connection.execute(f"alter database {DATABASE} set timezone = 'UTC'")  # of which psycopg gives its times
     rows = [*_states(EIGHT, 8), *_states(MANY, 1_000, _all_details), *_states(MANY_PLAIN, 1_000)]
     for _ in range(OTHERS):
         rows += _states(uuid4(), STATES_OF_OTHERS)

@@ -8,8 +8,9 @@ import json
 import os
 import platform
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
@@ -51,6 +53,18 @@ async def take_turns(contenders: Sequence[Contender], turns: int, *, warm_up: in
             if turn >= warm_up:
                 seconds[contender.name].append(took)
     return seconds
+
+
+@asynccontextmanager
+async def own_database(dsn: str, name: str) -> AsyncIterator[str]:
+    """The address of a database that is made for the block, so that nothing is in it but what is loaded there."""
+    admin = await asyncpg.connect(dsn)
+    await admin.execute(f"create database {name} template template0")
+    try:
+        yield urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+    finally:
+        await admin.execute(f"drop database {name} with (force)")
+        await admin.close()
 
 
 async def grown_by(work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> float:

@@ -15,11 +15,9 @@ import json
 import random
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
@@ -27,7 +25,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from benchmarks import prefect_server
-from benchmarks.shared import Contender, Row, Seconds, take_turns
+from benchmarks.shared import Contender, Row, Seconds, grown_by, take_turns
 from flowstates import FlowRunStateRepository, NewFlowRunState, create_pool, migrate
 from flowstates.cli.transfer import read_states
 from flowstates.records import uuid7
@@ -53,7 +51,6 @@ OURS = "flowstates"
 STATES_A_RUN = 10
 WRITERS = 64
 CREATES_A_WRITER = 8
-MEBIBYTE = 1024  # kB, which /proc counts in
 
 
 def values(run: UUID, sequence: int, timestamp: datetime, type_: str = "RUNNING") -> Values:
@@ -240,28 +237,17 @@ async def _connections(dsn: str, count: int) -> AsyncIterator[list[Connection]]:
 
 
 async def _memory(dsn: str, count: int = 1_000_000) -> Row:
-    """In a process of its own, which does nothing else."""
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "states.jsonl"
         with path.open("w") as file:
             for _ in range(0, count, 10_000):
                 file.writelines(as_json(state) + "\n" for state in some_states(10_000))
-        grown = await asyncio.get_running_loop().run_in_executor(process, _grown_by, dsn, path, count)
+        grown = await grown_by(_import_on_a_pool, dsn, path, count)
     return Row(f"memory while {count:,} states are imported from a file", "the start", [grown], limit=64, unit="MiB")
 
 
-def _grown_by(dsn: str, path: Path, count: int) -> float:
-    async def run() -> float:
-        async with create_pool(dsn) as pool:
-            start = _kilobytes("VmRSS")
-            with path.open("rb") as file:
-                counts = await read_states(FlowRunStateRepository(pool), file, on_tie="nudge")
-        assert counts == {"created": count}, counts
-        return (_kilobytes("VmHWM") - start) / MEBIBYTE
-
-    return asyncio.run(run())
-
-
-def _kilobytes(name: str) -> int:
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0])
+async def _import_on_a_pool(dsn: str, path: Path, count: int) -> None:
+    async with create_pool(dsn) as pool:
+        with path.open("rb") as file:
+            counts = await read_states(FlowRunStateRepository(pool), file, on_tie="nudge")
+    assert counts == {"created": count}, counts

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Awaitable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -21,26 +20,18 @@ from flowstates.cli.database import ask, exit_codes
 from flowstates.cli.demo import play
 from flowstates.cli.options import (
     DatabaseUrl,
-    Ids,
     Json,
     LayoutName,
     LayoutOption,
-    Names,
     RunId,
-    RunIds,
-    Since,
     StateId,
-    Terminal,
-    Types,
-    Until,
     ask_states,
     end_with_nothing,
-    filter_of,
     time_option,
 )
 from flowstates.cli.questions import counts, durations, list_states, timeline
 from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_slow_questions, print_states
-from flowstates.cli.transfer import read_states, tally, write_states
+from flowstates.cli.transfer import export_states, import_states
 from flowstates.errors import InvalidInputError
 from flowstates.execution import AnyConnection
 from flowstates.migrations import migration_script
@@ -59,13 +50,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 nothing there, a conflict, or a database that does not fit; 2 bad input;"
     " 3 the database, or output that cannot be written.",
 )
-
-
-class Tie(StrEnum):
-    """What `on_tie` may be, as an option has it."""
-
-    NUDGE = "nudge"
-    REFUSE = "refuse"
 
 
 def _print_version(wanted: bool) -> None:
@@ -253,47 +237,8 @@ def delete(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOp
         end_with_nothing(f"no state {state_id}")
 
 
-@app.command("import")
-def import_states(
-    file: Annotated[typer.FileBinaryRead, typer.Argument(metavar="FILE", help="JSON Lines as `export` writes them; - is standard input.")],
-    on_tie: Annotated[Tie, typer.Option(help="For a timestamp that is taken in its run: the first free microsecond, or nothing.")] = Tie.NUDGE,
-    database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
-    json: Json = False,
-) -> None:
-    """Store the states of a file, 5,000 a transaction. After a break, run it again: what is stored already stays as it is.
-
-    Exit code 1 if a state was refused, because its id is stored with other content. The file's created and updated are passed over: they are
-    the database's own, the time of the import.
-    """
-    counts = ask_states(database_url, layout, lambda states: read_states(states, file, on_tie=on_tie.value))
-    if json:
-        print_json_lines([json_format.dumps({status: counts[status] for status in ("created", "present", "refused")})])
-    else:
-        print_line(tally(counts))
-    if counts["refused"]:
-        raise typer.Exit(1)
-
-
-@app.command("export")
-def export_states(
-    run_ids: RunIds = None,
-    ids: Ids = None,
-    types: Types = None,
-    names: Names = None,
-    since: Since = None,
-    until: Until = None,
-    terminal: Terminal = None,
-    database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
-) -> None:
-    """Write states to standard output as JSON Lines, run by run.
-
-    All of them, or those that the filters let through.
-    """
-    filter = filter_of(flow_run_ids=run_ids, ids=ids, types=types, names=names, since=since, until=until, terminal=terminal)
-    count = ask_states(database_url, layout, lambda states: write_states(states, filter, sys.stdout.buffer))
-    print_error_line("exported 1 state" if count == 1 else f"exported {count:,} states")
+app.command("import")(import_states)
+app.command("export")(export_states)
 
 
 def _deletion(state_id: UUID, was_there: bool) -> str:

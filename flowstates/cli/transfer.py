@@ -1,20 +1,38 @@
-"""States out to JSON Lines, and in again in batches."""
+"""The commands that write states out to JSON Lines, and store them again in batches."""
 
 from __future__ import annotations
 
+import json as json_format
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
+import typer
 from pydantic_core import from_json
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flowstates.cli.render import OutputError, print_error_line, print_json_lines
+from flowstates.cli.options import (
+    DatabaseUrl,
+    Ids,
+    Json,
+    LayoutName,
+    LayoutOption,
+    Names,
+    RunIds,
+    Since,
+    Terminal,
+    Types,
+    Until,
+    ask_states,
+    filter_of,
+)
+from flowstates.cli.render import OutputError, print_error_line, print_json_lines, print_line
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import NewFlowRunState
@@ -25,7 +43,55 @@ _BATCH = 5_000  # states of one transaction; some 10 MB of memory with details o
 _OF_THE_DATABASE = ("created", "updated")  # what an export says and an import leaves to the database
 
 
-async def write_states(states: FlowRunStateRepository, filter: FlowRunStateFilter, file: IO[bytes]) -> int:
+class Tie(StrEnum):
+    """What `on_tie` may be, as an option has it."""
+
+    NUDGE = "nudge"
+    REFUSE = "refuse"
+
+
+def import_states(
+    file: Annotated[typer.FileBinaryRead, typer.Argument(metavar="FILE", help="JSON Lines as `export` writes them; - is standard input.")],
+    on_tie: Annotated[Tie, typer.Option(help="For a timestamp that is taken in its run: the first free microsecond, or nothing.")] = Tie.NUDGE,
+    database_url: DatabaseUrl = None,
+    layout: LayoutOption = LayoutName.FLOWSTATES,
+    json: Json = False,
+) -> None:
+    """Store the states of a file, 5,000 a transaction. After a break, run it again: what is stored already stays as it is.
+
+    Exit code 1 if a state was refused, because its id is stored with other content. The file's created and updated are passed over: they are
+    the database's own, the time of the import.
+    """
+    counts = ask_states(database_url, layout, lambda states: read_states(states, file, on_tie=on_tie.value))
+    if json:
+        print_json_lines([json_format.dumps({status: counts[status] for status in ("created", "present", "refused")})])
+    else:
+        print_line(_tally(counts))
+    if counts["refused"]:
+        raise typer.Exit(1)
+
+
+def export_states(
+    run_ids: RunIds = None,
+    ids: Ids = None,
+    types: Types = None,
+    names: Names = None,
+    since: Since = None,
+    until: Until = None,
+    terminal: Terminal = None,
+    database_url: DatabaseUrl = None,
+    layout: LayoutOption = LayoutName.FLOWSTATES,
+) -> None:
+    """Write states to standard output as JSON Lines, run by run.
+
+    All of them, or those that the filters let through.
+    """
+    filter = filter_of(flow_run_ids=run_ids, ids=ids, types=types, names=names, since=since, until=until, terminal=terminal)
+    count = ask_states(database_url, layout, lambda states: _write_states(states, filter, sys.stdout.buffer))
+    print_error_line("exported 1 state" if count == 1 else f"exported {count:,} states")
+
+
+async def _write_states(states: FlowRunStateRepository, filter: FlowRunStateFilter, file: IO[bytes]) -> int:
     """Writes the states of the filter to the file, one a line; how many."""
     count = 0
     async with states.stream_flow_run_states(filter) as stream:
@@ -46,12 +112,12 @@ async def read_states(states: FlowRunStateRepository, file: IO[bytes], *, on_tie
     try:
         await _store(states, file, counts, on_tie)
     except InvalidInputError as error:
-        error.add_note(f"stored before that: {tally(counts)}; mend the line and run it again")
+        error.add_note(f"stored before that: {_tally(counts)}; mend the line and run it again")
         raise
     return counts
 
 
-def tally(counts: Counter[str]) -> str:
+def _tally(counts: Counter[str]) -> str:
     """What an import did, for people."""
     return f"created {counts['created']:,}, present before {counts['present']:,}, refused {counts['refused']:,}"
 
