@@ -10,7 +10,7 @@ import asyncpg
 
 from benchmarks import reading, records, writing
 from benchmarks.shared import Row, settings_here, settings_of, table, write_json
-from flowstates.embedded import embedded_postgres
+from flowstates.database.embedded import embedded_postgres
 
 GROUPS = {"writing": writing.measure, "reading": reading.measure, "records": records.measure}
 

@@ -25,7 +25,8 @@ from uuid import UUID
 import asyncpg
 
 from benchmarks.shared import Contender, Row, Seconds, grown_by, own_database, take_turns
-from flowstates import FlowRunStateAnalytics, FlowRunStateRepository, create_pool, cursors, migrate, queries
+from flowstates import FlowRunStateAnalytics, FlowRunStateRepository, create_pool, migrate
+from flowstates.engine import cursors, queries
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Order: TypeAlias = Literal["run", "time"]

@@ -46,7 +46,7 @@ from benchmarks.peers import (
 )
 from benchmarks.shared import Contender, Row, Seconds, own_database, take_turns
 from flowstates import FlowRunState, FlowRunStateRepository, StateDetails, StateType, create_pool, migrate
-from flowstates.rows import collector_paused
+from flowstates.engine.rows import collector_paused
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Calls: TypeAlias = "dict[str, Callable[[], Awaitable[object]]]"

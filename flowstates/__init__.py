@@ -1,8 +1,12 @@
 """The state history of workflow runs, in PostgreSQL, without an ORM."""
 
 from flowstates.analytics import FlowRunStateAnalytics, StateCount, TimeInState
-from flowstates.checks import Mismatch, check
-from flowstates.embedded import embedded_postgres
+from flowstates.database.checks import Mismatch, check
+from flowstates.database.embedded import embedded_postgres
+from flowstates.database.migrations import migrate
+from flowstates.database.plans import SlowQuestion, check_plans
+from flowstates.database.pool import create_pool
+from flowstates.engine.pages import FlowRunStatePage
 from flowstates.errors import (
     ContentionError,
     FlowRunStateConflictError,
@@ -14,10 +18,6 @@ from flowstates.errors import (
     UnreadableRowError,
 )
 from flowstates.filters import FlowRunStateFilter
-from flowstates.migrations import migrate
-from flowstates.pages import FlowRunStatePage
-from flowstates.plans import SlowQuestion, check_plans
-from flowstates.pool import create_pool
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType
 from flowstates.repository import FlowRunStateRepository
 

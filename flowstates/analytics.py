@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
+from flowstates.engine.execution import Execution, PoolOrConnection
+from flowstates.engine.queries import Layout
 from flowstates.errors import InvalidInputError
-from flowstates.execution import Execution, PoolOrConnection
 from flowstates.filters import FlowRunStateFilter
-from flowstates.queries import Layout
 from flowstates.records import StateType
 from flowstates.values import utc_time
 

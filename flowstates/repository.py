@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from flowstates.appending import Expectation, Expected, append
-from flowstates.bulk import append_many
+from flowstates.engine.appending import Expectation, Expected, append
+from flowstates.engine.bulk import append_many
+from flowstates.engine.execution import Execution, PoolOrConnection
+from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
+from flowstates.engine.queries import Layout
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
-from flowstates.execution import Execution, PoolOrConnection
 from flowstates.filters import FlowRunStateFilter, array_of
-from flowstates.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
-from flowstates.queries import Layout
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType
 from flowstates.values import to_uuid, utc_time
 

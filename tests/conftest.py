@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from flowstates import create_pool, migrate
-from flowstates.queries import Layout
+from flowstates.engine.queries import Layout
 from tests.servers import PREFECT_TABLES, Server, create_database, drop_database, server_for_tests
 
 _server = pytest.StashKey[Server]()

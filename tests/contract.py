@@ -11,8 +11,8 @@ import asyncpg
 import psycopg
 
 from flowstates import FlowRunState, FlowRunStateAnalytics, FlowRunStateRepository
+from flowstates.engine.rows import to_states
 from flowstates.errors import UnreadableRowError
-from flowstates.rows import to_states
 
 SIGNATURE = re.compile(
     r"-- (?P<name>[a-z_]+(\.[a-z_]+)?)\((?P<parameters>[a-z_]+ [a-z0-9\[\]]+(?:, [a-z_]+ [a-z0-9\[\]]+)*)?\)"

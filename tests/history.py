@@ -14,7 +14,7 @@ from typing import Literal
 from uuid import UUID
 
 from flowstates import FlowRunState, FlowRunStateRepository, StateType
-from flowstates.appending import Expected
+from flowstates.engine.appending import Expected
 from tests.conftest import Pool
 
 

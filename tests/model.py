@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from uuid import UUID
 
 from flowstates import FlowRunState, FlowRunStateFilter, StateCount, StateType, TimeInState, migrate
-from flowstates.queries import Layout
+from flowstates.engine.queries import Layout
 from tests.conftest import Connection
 from tests.servers import PREFECT_TABLES
 

@@ -11,10 +11,11 @@ from hashlib import md5
 from typing import Any, Literal
 from uuid import UUID
 
-from flowstates import FlowRunStateFilter, migrate, queries
-from flowstates.execution import Argument
+from flowstates import FlowRunStateFilter, migrate
+from flowstates.engine import queries
+from flowstates.engine.execution import Argument
+from flowstates.engine.queries import Layout
 from flowstates.filters import to_clause
-from flowstates.queries import Layout
 from tests.conftest import Connection
 from tests.servers import PREFECT_TABLES
 

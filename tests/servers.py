@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from flowstates.embedded import embedded_postgres
+from flowstates.database.embedded import embedded_postgres
 
 IMAGE = os.environ.get("FLOWSTATES_TEST_IMAGE", "postgres:18")
 PREFECT_TABLES = (Path(__file__).parent / "prefect_tables.sql").read_text()

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from flowstates import FlowRunState, FlowRunStateRepository, StateDetails, create_pool, migrate
-from flowstates.queries import Layout
+from flowstates.engine.queries import Layout
 from tests.conftest import Connection
 from tests.servers import PREFECT_TABLES
 

@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 
 from flowstates import InvalidInputError, create_pool
-from flowstates.plans import SlowQuestion, check_plans
-from flowstates.queries import Layout
+from flowstates.database.plans import SlowQuestion, check_plans
+from flowstates.engine.queries import Layout
 from tests.conftest import Connection
 from tests.test_checks import make
 

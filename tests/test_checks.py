@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 
 from flowstates import InvalidInputError, Mismatch, check, migrate
-from flowstates.queries import Layout
+from flowstates.engine.queries import Layout
 from tests.conftest import Connection
 from tests.servers import PREFECT_TABLES
 from tests.test_pool import BehindPooler

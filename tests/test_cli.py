@@ -28,8 +28,8 @@ from flowstates import FlowRunState, FlowRunStateConflictError, FlowStatesError,
 from flowstates.cli.app import app
 from flowstates.cli.database import data_folder
 from flowstates.cli.render import escape, print_history, print_state_table
-from flowstates.migrations import migration_script
-from flowstates.queries import Layout
+from flowstates.database.migrations import migration_script
+from flowstates.engine.queries import Layout
 
 ROOT = Path(__file__).parent.parent
 UNREACHABLE = "postgresql://me:hunter2@127.0.0.1:1/db"
@@ -508,7 +508,7 @@ def test_the_default_store_keeps_its_data(folder: Path) -> None:
 
 def test_a_store_that_is_busy_is_3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWSTATES_DATA", str(folder))
-    monkeypatch.setattr("flowstates.embedded._WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("flowstates.database.embedded._WAIT_SECONDS", 0.1)
     with flowstates.embedded_postgres(folder):
         done = run("list")
     assert done == Done(3, "", f"error: {folder} is open in another embedded server; close that one first\n")

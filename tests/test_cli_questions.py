@@ -22,7 +22,7 @@ import flowstates
 from flowstates import FlowRunState, FlowRunStateRepository, NewFlowRunState, StateCount, StateType
 from flowstates.cli.pictures import print_counts, print_timeline, timeline_svg
 from flowstates.cli.render import escape
-from flowstates.queries import Layout
+from flowstates.engine.queries import Layout
 from tests.test_cli import BEGIN, ODD, SOME_ID, Done, execute, plain_environment, process, run, state, url
 
 __all__ = ["plain_environment", "url"]  # fixtures
@@ -428,7 +428,7 @@ class SlowQuestion:
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[SlowQuestion]:
     """What a check of plans finds, for a test to fill."""
     found: list[SlowQuestion] = []
-    module = ModuleType("flowstates.plans")
+    module = ModuleType("flowstates.database.plans")
 
     async def check_plans(pool_or_connection: object, *, layout: str = "flowstates", timeout: float | None = None) -> list[SlowQuestion]:
         assert isinstance(pool_or_connection, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy)
@@ -436,7 +436,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> list[SlowQuestion]:
         return found
 
     module.check_plans = check_plans  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flowstates.plans", module)
+    monkeypatch.setitem(sys.modules, "flowstates.database.plans", module)
     monkeypatch.setattr(flowstates, "plans", module, raising=False)
     return found
 

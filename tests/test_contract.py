@@ -6,8 +6,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from flowstates import migrate, queries
-from flowstates.queries import Layout
+from flowstates import migrate
+from flowstates.engine import queries
+from flowstates.engine.queries import Layout
 from tests.contract import RUNNERS, method_of, problems, without_method
 
 SQL = Path(str(queries.root()))

@@ -17,8 +17,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from flowstates import embedded
-from flowstates.embedded import embedded_postgres
+from flowstates.database import embedded
+from flowstates.database.embedded import embedded_postgres
 from flowstates.errors import FlowStatesError, InvalidInputError
 
 pytestmark = pytest.mark.once
@@ -275,7 +275,7 @@ def test_one_folder_twice_is_refused(folder: Path, monkeypatch: pytest.MonkeyPat
 
 OTHER_PROCESS = """
 import sys, time
-from flowstates.embedded import embedded_postgres
+from flowstates.database.embedded import embedded_postgres
 with embedded_postgres(sys.argv[1] or None) as dsn:
     print(dsn, flush=True)
     time.sleep(float(sys.argv[2]))

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowstates import FlowRunState, FlowRunStateRepository, StateDetails, StateType, create_pool, migrate, queries
-from flowstates.queries import Layout
+from flowstates import FlowRunState, FlowRunStateRepository, StateDetails, StateType, create_pool, migrate
+from flowstates.engine import queries
+from flowstates.engine.queries import Layout
 from tests.conftest import Pool
 from tests.faults import ISOLATION
 from tests.history import Call, Create, Delete, Stored, check

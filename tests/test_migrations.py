@@ -5,8 +5,9 @@ import asyncio
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateRepository, MigrationError, StateType, check, create_pool, migrate, queries
-from flowstates.migrations import migration_script
+from flowstates import FlowRunStateRepository, MigrationError, StateType, check, create_pool, migrate
+from flowstates.database.migrations import migration_script
+from flowstates.engine import queries
 from tests.conftest import Connection, Pool
 from tests.servers import PREFECT_TABLES
 

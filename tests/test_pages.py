@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from flowstates import FlowRunState, FlowRunStateFilter, FlowRunStatePage, FlowRunStateRepository, InvalidInputError, StateType
-from flowstates.queries import Layout
+from flowstates.engine.queries import Layout
 from tests import model
 from tests.conftest import Connection
 from tests.model import LAYOUTS

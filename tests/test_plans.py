@@ -17,10 +17,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateFilter, FlowRunStateRepository, queries
-from flowstates.execution import Argument
+from flowstates import FlowRunStateFilter, FlowRunStateRepository
+from flowstates.engine import queries
+from flowstates.engine.execution import Argument
+from flowstates.engine.queries import Layout
 from flowstates.filters import array_of
-from flowstates.queries import Layout
 from tests.conftest import Connection
 from tests.plans import RUNS, START, STATES, WHOLE, Mode, explain, filled, load, run_id, state_id
 from tests.servers import create_database, drop_database

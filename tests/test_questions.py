@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowstates import FlowRunState, FlowRunStateAnalytics, FlowRunStateFilter, FlowRunStateRepository, InvalidInputError, StateType
-from flowstates.queries import Layout
+from flowstates.engine.queries import Layout
 from tests import model
 from tests.conftest import Connection
 from tests.model import LAYOUTS

@@ -26,7 +26,7 @@ from flowstates import (
     create_pool,
     migrate,
 )
-from flowstates.queries import Layout
+from flowstates.engine.queries import Layout
 from tests.conftest import Connection, Pool
 from tests.servers import PREFECT_TABLES
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from flowstates import FlowRunState, StateDetails, StateType, UnreadableRowError
-from flowstates.rows import COLUMNS, to_states
+from flowstates.engine.rows import COLUMNS, to_states
 
 ROW: tuple[str | None, ...] = (
     "00000000-0000-0000-0000-000000000001", '"2024-03-05T12:00:00"', '"2024-03-05T12:00:00"', "00000000-0000-0000-0000-000000000002",

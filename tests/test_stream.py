@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from flowstates import FlowRunState, FlowRunStateFilter, FlowRunStateRepository, StateType, UnreadableRowError, create_pool, migrate
-from flowstates.queries import Layout
+from flowstates.engine.queries import Layout
 from flowstates.records import NewFlowRunState
 from tests import model
 from tests.conftest import Connection

@@ -196,7 +196,7 @@ async def test_contention_that_does_not_end_says_that_nothing_was_stored(pool: P
     async def lost(*_: Any, **__: Any) -> None:
         await asyncio.sleep(0.01)
 
-    monkeypatch.setattr("flowstates.execution.Execution.insert", lost)
+    monkeypatch.setattr("flowstates.engine.execution.Execution.insert", lost)
     with pytest.raises(ContentionError, match="nothing was stored"):
         await states.create_flow_run_state(run, RUNNING, timeout=0.3)
     assert await states.read_flow_run_states(run) == []

@@ -15,7 +15,7 @@ import asyncpg
 from asyncpg.exceptions import InternalClientError
 
 from flowstates import CreateOutcome, FlowRunState, FlowRunStateRepository, FlowStatesError, NewFlowRunState, StateType
-from flowstates.appending import Expected
+from flowstates.engine.appending import Expected
 from tests.conftest import Pool
 from tests.history import Call, Create, Delete, check, read_stored
 

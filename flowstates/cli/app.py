@@ -15,7 +15,6 @@ from uuid import UUID
 import typer
 
 import flowstates
-from flowstates.checks import Mismatch
 from flowstates.cli.database import ask, exit_codes
 from flowstates.cli.demo import play
 from flowstates.cli.options import (
@@ -32,14 +31,15 @@ from flowstates.cli.options import (
 from flowstates.cli.questions import counts, durations, list_states, timeline
 from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_slow_questions, print_states
 from flowstates.cli.transfer import export_states, import_states
+from flowstates.database.checks import Mismatch
+from flowstates.database.migrations import migration_script
+from flowstates.engine.execution import AnyConnection
 from flowstates.errors import InvalidInputError
-from flowstates.execution import AnyConnection
-from flowstates.migrations import migration_script
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository
 
 if TYPE_CHECKING:
-    from flowstates.plans import SlowQuestion
+    from flowstates.database.plans import SlowQuestion
 
 app = typer.Typer(
     add_completion=False,
@@ -153,7 +153,7 @@ def check(
         mismatches = await flowstates.check(connection, layout=layout.value)
         if not plans or mismatches:
             return mismatches, []
-        from flowstates.plans import check_plans
+        from flowstates.database.plans import check_plans
 
         return mismatches, await check_plans(connection, layout=layout.value)
 

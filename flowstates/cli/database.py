@@ -16,6 +16,8 @@ import typer
 
 import flowstates
 from flowstates.cli.render import OutputError, print_error
+from flowstates.engine.execution import AnyConnection
+from flowstates.engine.queries import Layout
 from flowstates.errors import (
     FlowRunStateConflictError,
     FlowStatesError,
@@ -24,8 +26,6 @@ from flowstates.errors import (
     ReadOnlyLayoutError,
     UnexpectedStateError,
 )
-from flowstates.execution import AnyConnection
-from flowstates.queries import Layout
 
 T = TypeVar("T")
 

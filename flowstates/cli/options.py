@@ -14,9 +14,9 @@ import typer
 from flowstates.analytics import FlowRunStateAnalytics
 from flowstates.cli.database import ask, exit_codes
 from flowstates.cli.render import print_error_line
+from flowstates.engine.execution import AnyConnection
+from flowstates.engine.execution import ask as ask_catalog
 from flowstates.errors import InvalidInputError
-from flowstates.execution import AnyConnection
-from flowstates.execution import ask as ask_catalog
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository

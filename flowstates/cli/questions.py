@@ -46,8 +46,8 @@ from flowstates.cli.render import (
     times_spent,
     where_ids_are,
 )
+from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage
 from flowstates.errors import InvalidInputError
-from flowstates.pages import MOST_OF_A_PAGE, FlowRunStatePage
 from flowstates.records import FlowRunState
 from flowstates.repository import FlowRunStateRepository
 

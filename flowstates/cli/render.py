@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from flowstates.plans import SlowQuestion
+    from flowstates.database.plans import SlowQuestion
 from flowstates.records import FlowRunState, StateDetails, StateType
 
 _STYLES = {

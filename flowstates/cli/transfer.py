@@ -33,11 +33,11 @@ from flowstates.cli.options import (
     filter_of,
 )
 from flowstates.cli.render import OutputError, print_error_line, print_json_lines, print_line
+from flowstates.engine.rows import collector_paused
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import NewFlowRunState
 from flowstates.repository import FlowRunStateRepository
-from flowstates.rows import collector_paused
 
 _BATCH = 5_000  # states of one transaction; some 10 MB of memory with details of ordinary size
 _OF_THE_DATABASE = ("created", "updated")  # what an export says and an import leaves to the database

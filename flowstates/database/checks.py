@@ -6,10 +6,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from flowstates.database.pool import has_pooler
+from flowstates.engine.execution import AnyConnection, PoolOrConnection, acquired, ask
+from flowstates.engine.queries import Layout
 from flowstates.errors import InvalidInputError
-from flowstates.execution import AnyConnection, PoolOrConnection, acquired, ask
-from flowstates.pool import has_pooler
-from flowstates.queries import Layout
 from flowstates.records import StateType
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from hashlib import sha256
 
-from flowstates import queries
+from flowstates.engine import queries
+from flowstates.engine.execution import PoolOrConnection, acquired, ask
 from flowstates.errors import MigrationError
-from flowstates.execution import PoolOrConnection, acquired, ask
 
 
 async def migrate(pool_or_connection: PoolOrConnection, *, timeout: float | None = None) -> list[str]:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from flowstates import queries
-from flowstates.execution import AnyConnection, Argument, Execution
-from flowstates.queries import Layout
+from flowstates.engine import queries
+from flowstates.engine.execution import AnyConnection, Argument, Execution
+from flowstates.engine.queries import Layout
 from flowstates.records import CreateOutcome, NewFlowRunState
 
 _COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id", "sequence")

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-from flowstates import queries
+from flowstates.engine import queries
 from flowstates.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from flowstates import cursors
-from flowstates.cursors import Cursor
-from flowstates.execution import Execution
+from flowstates.engine import cursors
+from flowstates.engine.cursors import Cursor
+from flowstates.engine.execution import Execution
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState
 

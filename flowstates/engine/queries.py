@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal
@@ -13,10 +12,11 @@ Layout = Literal["flowstates", "prefect"]
 
 @cache
 def root() -> Traversable:
-    """The folder `sql`: inside the installed package, or beside it in a checkout."""
-    # An editable install leaves an old copy in site-packages, so a checkout is known by its pyproject.toml and by nothing else.
-    checkout = Path(__file__).parent.parent
-    return checkout / "sql" if (checkout / "pyproject.toml").is_file() else files("flowstates") / "sql"
+    """The folder `sql`: inside the installed package, or beside the package in a checkout, which has none inside."""
+    package = Path(__file__).parent.parent
+    inside = package / "sql"
+    # Beside an installed package may be a stranger's folder of that name.
+    return inside if inside.is_dir() else package.parent / "sql"
 
 
 @cache

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from flowstates import queries
+from flowstates.engine import queries
+from flowstates.engine.queries import Layout
+from flowstates.engine.rows import to_states
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, to_clause
-from flowstates.queries import Layout
 from flowstates.records import FlowRunState
-from flowstates.rows import to_states
 
 AnyConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Argument: TypeAlias = str | Sequence[str | None] | None

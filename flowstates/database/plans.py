@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from flowstates import queries
-from flowstates.execution import AnyConnection, Argument, Execution, PoolOrConnection, ask
+from flowstates.engine import queries
+from flowstates.engine.execution import AnyConnection, Argument, Execution, PoolOrConnection, ask
+from flowstates.engine.queries import Layout
 from flowstates.filters import FlowRunStateFilter, array_of, to_clause
-from flowstates.queries import Layout
 
 _TABLE = "flow_run_state"
 _RUN = UUID(int=2**127)

@@ -9,8 +9,8 @@ from types import EllipsisType
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
+from flowstates.engine.execution import Argument, Execution
 from flowstates.errors import ContentionError, FlowRunStateConflictError, InvalidInputError, UnexpectedStateError
-from flowstates.execution import Argument, Execution
 from flowstates.records import FlowRunState, NewFlowRunState, StateType
 from flowstates.values import to_uuid
 

@@ -1,0 +1,1 @@
+"""How a call is done: texts, rows, connections. Private."""
