@@ -23,6 +23,11 @@ check: $(VENV)/test.stamp $(VENV)/lint.stamp test ## style, types, imports, and 
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	@# What a user sees, whose mypy has no plugin.
+	$(VENV)/bin/python -m tests.examples
+	$(VENV)/bin/mypy --strict --config-file= build/examples tests/test_types.py
+	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
+	@report=$$(PATH="$(abspath $(VENV))/bin:$$PATH" basedpyright --verifytypes flowstates --ignoreexternal) || { echo "$$report"; exit 1; }
 	$(VENV)/bin/lint-imports
 
 legs: leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect ## the tests that can differ, on other servers, Pythons and versions

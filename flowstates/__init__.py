@@ -1,16 +1,20 @@
 """The state history of workflow runs, in PostgreSQL, without an ORM."""
 
 from flowstates.analytics import FlowRunStateAnalytics, StateCount, TimeInState
-from flowstates.database.checks import Mismatch, check
+from flowstates.database.checks import check
 from flowstates.database.embedded import embedded_postgres
 from flowstates.database.migrations import migrate
+from flowstates.database.mismatches import Mismatch
 from flowstates.database.plans import SlowQuestion, check_plans
 from flowstates.database.pool import create_pool
+from flowstates.engine.appending import Expected
+from flowstates.engine.execution import PoolOrConnection
 from flowstates.engine.pages import FlowRunStatePage
 from flowstates.errors import (
     ContentionError,
     FlowRunStateConflictError,
     FlowStatesError,
+    GeneratedIdConflictError,
     InvalidInputError,
     MigrationError,
     ReadOnlyLayoutError,
@@ -18,14 +22,16 @@ from flowstates.errors import (
     UnreadableRowError,
 )
 from flowstates.filters import FlowRunStateFilter
-from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType
+from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
 from flowstates.repository import FlowRunStateRepository
+from flowstates.values import Layout
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ContentionError",
     "CreateOutcome",
+    "Expected",
     "FlowRunState",
     "FlowRunStateAnalytics",
     "FlowRunStateConflictError",
@@ -33,16 +39,20 @@ __all__ = [
     "FlowRunStatePage",
     "FlowRunStateRepository",
     "FlowStatesError",
+    "GeneratedIdConflictError",
     "InvalidInputError",
+    "Layout",
     "MigrationError",
     "Mismatch",
     "NewFlowRunState",
+    "PoolOrConnection",
     "ReadOnlyLayoutError",
     "SlowQuestion",
     "StateCount",
     "StateDetails",
     "StateType",
     "TimeInState",
+    "TypeName",
     "UnexpectedStateError",
     "UnreadableRowError",
     "check",

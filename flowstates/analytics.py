@@ -9,11 +9,10 @@ from typing import Literal, NamedTuple
 from uuid import UUID
 
 from flowstates.engine.execution import Execution, PoolOrConnection
-from flowstates.engine.queries import Layout
 from flowstates.errors import InvalidInputError
-from flowstates.filters import FlowRunStateFilter
+from flowstates.filters import FlowRunStateFilter, refuse_no_filter
 from flowstates.records import StateType
-from flowstates.values import utc_time
+from flowstates.values import Layout, utc_time
 
 MOST_BUCKETS = 100_000
 _MICROSECOND = timedelta(microseconds=1)
@@ -40,7 +39,15 @@ class StateCount(NamedTuple):
 
 
 class FlowRunStateAnalytics:
-    """Times and counts, on a pool or a connection that stays the caller's: see FlowRunStateRepository, which takes the same."""
+    """Times and counts, on a pool or a connection that stays the caller's: see FlowRunStateRepository, which takes the same.
+
+    A window costs what is in it: by the runs' rows are found the runs that are open or have moved since it began, and only their histories are
+    read, up to where it ends. Of a run that began behind it that is one look into the index, so a window far back costs that for each run since.
+
+    On the layout `prefect` the time in a run's row may be a little older than the run's newest state, where clocks differ, so a day of slack is
+    taken. A run counts as open if its row has no time, as with runs that only the scheduler has touched, or names no state, as after a delete of the
+    current one. One that by its row ended more than a day before the window counts by its row.
+    """
 
     def __init__(self, pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates") -> None:
         self._execution = Execution(pool_or_connection, layout)
@@ -64,23 +71,24 @@ class FlowRunStateAnalytics:
         it begins, and has no length.
 
         The filter's run ids choose the runs, its types and names which states are shown; its other fields are refused. Lengths come from the
-        whole history of the chosen runs, which is read.
+        histories of the chosen runs, of those that are open or have moved since `since`, up to `until`.
         """
+        refuse_no_filter(filter)
         since, until = _window(since, until)
-        runs_only, types, names = None, None, None
+        runs, types, names = None, None, None
         if filter is not None:
-            refused = [field for field in ("ids", "since", "until", "terminal") if getattr(filter, field) is not None]
+            refused = [field for field in ("ids", "since", "until", "terminal") if getattr(filter, field) is not None] + ["current"] * filter.current
             if refused:
                 raise InvalidInputError(f"filter.{refused[0]}", "cannot be used here: a length needs the whole history of its run")
-            runs_only = FlowRunStateFilter(flow_run_ids=filter.flow_run_ids)
+            runs = filter.flow_run_ids
             types = None if filter.types is None else [type_.value for type_ in filter.types]
             names = None if filter.names is None else list(filter.names)
         if by not in ("type", "name"):
             raise InvalidInputError("by", f"is {by!r}, not 'type' or 'name'")
         clock = None if now is None else utc_time("now", now).isoformat()
         window = since.isoformat(), until.isoformat()
-        rows = await self._execution.rows(
-            "measure_time_in_states", *window, clock, by, str(bool(per_run)).lower(), types, names, filter=runs_only, timeout=timeout
+        rows = await self._execution.rows_of_runs(
+            "measure_time_in_states", *window, clock, by, str(bool(per_run)).lower(), types, names, flow_run_ids=runs, timeout=timeout
         )
         return [
             TimeInState(None if run is None else UUID(run), key, int(visits), *(int(length) * _MICROSECOND for length in lengths))
@@ -98,14 +106,20 @@ class FlowRunStateAnalytics:
     ) -> list[StateCount]:
         """How many states of each type began in each interval of length `step` from `since` on, the last one cut at `until`.
 
-        Every interval is there, with all nine types; 100,000 intervals at most. On Prefect's tables it reads all states.
+        Every interval is there, with all nine types; 100,000 intervals at most. It reads the window's states from one index; on the layout `prefect`
+        the histories of runs that have moved since `since`, as FlowRunStateFilter says.
         """
+        refuse_no_filter(filter)
         since, until = _window(since, until)
         ticks = _ticks(since, until, step)
         if not ticks:
             return []
-        window = since.isoformat(), until.isoformat(), _interval(min(step, until - since))
-        rows = await self._execution.rows("count_transitions", *window, filter=filter, timeout=timeout)
+        filter = filter or FlowRunStateFilter()
+        if filter.current:
+            raise InvalidInputError("filter.current", "cannot be used here: what began counts, whether it lasts or not")
+        begin, end = max(since, filter.since or since), min(until, filter.until or until)
+        filter = filter.model_copy(update={"since": begin, "until": end})
+        rows = await self._execution.rows("count_transitions", since.isoformat(), _interval(min(step, until - since)), filter=filter, timeout=timeout)
         counts = {(int(begin), type_): int(states) for begin, type_, states in rows}
         return [StateCount(since + tick, {type_: counts.get((tick // _MICROSECOND, type_), 0) for type_ in StateType}) for tick in ticks]
 
@@ -121,16 +135,18 @@ class FlowRunStateAnalytics:
     ) -> list[StateCount]:
         """How many runs are in each type at each tick: `since`, and every `step` after it before `until`; 100,000 ticks at most.
 
-        A run counts by its last state at or before the tick. Terminal types are left out unless `terminal` asks for them. It reads all states up to
-        the last tick, those of the chosen runs if any are.
+        A run counts by its last state at or before the tick. Read are the histories of runs, or of the chosen ones, that are open or have moved since
+        `since`, up to the last tick. Terminal types are left out unless `terminal` asks for them: that takes a look at the row of each run, as what
+        ended before the window is counted by its row.
         """
         since, until = _window(since, until)
         ticks = _ticks(since, until, step)
-        runs = None if flow_run_ids is None else FlowRunStateFilter(flow_run_ids=flow_run_ids)
+        runs = None if flow_run_ids is None else FlowRunStateFilter(flow_run_ids=flow_run_ids).flow_run_ids
         if not ticks:
             return []
         window = since.isoformat(), (since + ticks[-1]).isoformat(), _interval(min(step, until - since))
-        rows = await self._execution.rows("count_occupancy", *window, filter=runs, timeout=timeout)
+        asked = str(bool(terminal)).lower()
+        rows = await self._execution.rows_of_runs("count_occupancy", *window, asked, flow_run_ids=runs, timeout=timeout)
         changes: defaultdict[int, list[tuple[StateType, int]]] = defaultdict(list)
         for tick, type_, runs_more in rows:
             changes[int(tick)].append((StateType(type_), int(runs_more)))
@@ -142,6 +158,15 @@ class FlowRunStateAnalytics:
                 occupied[type_] += more
             found.append(StateCount(since + tick, {type_: occupied[type_] for type_ in shown}))
         return found
+
+    async def count_current(self, *, timeout: float | None = None) -> StateCount:
+        """How many runs are in each type now, by the server's clock. It reads the row of each run, or an index that has them.
+
+        On the layout `prefect` a run counts by its row's `state_type`, if it names a current state.
+        """
+        rows = await self._execution.rows("count_current", filter=FlowRunStateFilter(current=True), timeout=timeout)
+        counts = {type_: int(runs) for type_, runs, _ in rows if type_ is not None}
+        return StateCount(datetime.fromisoformat(rows[0]["at"][1:-1] + "Z"), {type_: counts.get(type_, 0) for type_ in StateType})
 
 
 def _window(since: datetime, until: datetime) -> tuple[datetime, datetime]:

@@ -5,6 +5,7 @@
     ├── UnreadableRowError                      .flow_run_state_id  .field
     ├── UnexpectedStateError                    .current
     ├── FlowRunStateConflictError               .stored
+    │   └── GeneratedIdConflictError
     ├── ContentionError
     ├── ReadOnlyLayoutError
     └── MigrationError
@@ -74,8 +75,15 @@ class FlowRunStateConflictError(FlowStatesError):
         return f"{self.stored.id} is stored already, with other content ({self.stored.type} of run {self.stored.flow_run_id})"
 
 
+class GeneratedIdConflictError(FlowRunStateConflictError):
+    """An id that this library generated is taken; nothing was stored. Two processes generate the same ids where both go on with one random state."""
+
+    def __str__(self) -> str:
+        return f"{self.stored.id} was generated here and is stored already: were processes forked with one random state?"
+
+
 class ContentionError(FlowStatesError):
-    """Other writers of the same run won every race until the timeout; nothing was stored."""
+    """Nothing was stored in a few tries: other writers made or deleted the same run at each, or something in the database keeps rows back."""
 
 
 class ReadOnlyLayoutError(FlowStatesError):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -38,6 +38,9 @@ class StateType(StrEnum):
         return self in _TERMINAL
 
 
+TypeName: TypeAlias = Literal["SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "CRASHED", "PAUSED", "CANCELLING"]
+"""A type as text, which is taken wherever a StateType is."""
+
 _TERMINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 
 
@@ -47,7 +50,7 @@ class StateDetails(BaseModel):
     The fields and their defaults are those of Prefect 3.8. Times are aware and in UTC.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="allow")
 
     flow_run_id: UUID | None = None
     task_run_id: UUID | None = None
@@ -76,7 +79,7 @@ class FlowRunState(BaseModel):
     All three are aware and in UTC, with microseconds. `data` is any JSON value; SQL null and JSON null are both None.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     id: UUID
     created: UtcDatetime
@@ -131,6 +134,22 @@ class NewFlowRunState(Input):
     state_details: Annotated[StateDetails, AfterValidator(_storable_details)] = StateDetails()
     data: Annotated[Any, AfterValidator(storable_json)] = None
     result_artifact_id: InputUUID | None = None
+
+    if TYPE_CHECKING:  # a checker would else take what a field holds for all that it is made from
+
+        def __init__(
+            self,
+            *,
+            flow_run_id: UUID | str,
+            type: StateType | TypeName,
+            id: UUID | str | None = None,
+            timestamp: datetime | str | None = None,
+            name: str | None = None,
+            message: str | None = None,
+            state_details: StateDetails | dict[str, Any] | None = None,
+            data: Any = None,
+            result_artifact_id: UUID | str | None = None,
+        ) -> None: ...
 
     @model_validator(mode="before")
     @classmethod

@@ -8,15 +8,14 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from flowstates.engine.appending import Expectation, Expected, append
+from flowstates.engine.appending import Expectation, Expected, Transitions, append, expectations
 from flowstates.engine.bulk import append_many
 from flowstates.engine.execution import Execution, PoolOrConnection
 from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
-from flowstates.engine.queries import Layout
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
-from flowstates.filters import FlowRunStateFilter, array_of
-from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType
-from flowstates.values import to_uuid, utc_time
+from flowstates.filters import FlowRunStateFilter, array_of, refuse_no_filter
+from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
+from flowstates.values import Layout, to_uuid, utc_time
 
 
 class FlowRunStateRepository:
@@ -25,13 +24,23 @@ class FlowRunStateRepository:
     On a connection every call joins the transaction that is open there. `layout` says whose tables they are: `flowstates` (made by `migrate`)
     or `prefect` (read and deleted from, never written to). A call is one statement and one round trip.
 
+    `transitions` says which types may follow each type, and under None with which a run may begin: a create without `expected` then expects one of
+    those from which its own may follow. Without it everything may follow everything. Batches are not held to it.
+
     An id is a UUID or its text. `timeout` is in seconds and for the whole call, waiting for a connection included; a call
     that takes longer raises TimeoutError. Every call raises InvalidInputError, before anything is sent, for an argument that it cannot use; a
     read raises UnreadableRowError for a row that does not fit its record. Errors of the server and of the connection are asyncpg's own.
     """
 
-    def __init__(self, pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates") -> None:
+    def __init__(
+        self,
+        pool_or_connection: PoolOrConnection,
+        *,
+        layout: Layout = "flowstates",
+        transitions: Transitions | None = None,
+    ) -> None:
         self._execution = Execution(pool_or_connection, layout)
+        self._expectations = None if transitions is None else expectations(transitions)
 
     async def read_flow_run_state(self, flow_run_state_id: UUID | str, *, timeout: float | None = None) -> FlowRunState | None:
         """One state by its id; None for an unknown id."""
@@ -54,11 +63,15 @@ class FlowRunStateRepository:
         return found
 
     async def read_current_flow_run_state(self, flow_run_id: UUID | str, *, timeout: float | None = None) -> FlowRunState | None:
-        """The newest state of one run; None for a run without history."""
+        """The current state of one run, which is its newest; None for a run without history.
+
+        On the layout `prefect` it is the state that `flow_run.state_id` names, and None where that is null.
+        """
         return _first(await self._execution.many("read_current_flow_run_state", _id_text("flow_run_id", flow_run_id), timeout=timeout))
 
     async def read_current_flow_run_states(self, flow_run_ids: Iterable[UUID | str], *, timeout: float | None = None) -> dict[UUID, FlowRunState]:
-        """The newest state of each run. A run without history is absent. One index probe a run."""
+        """The current state of each run, as read_current_flow_run_state has it. A run without one is absent. One index probe a run, on the layout
+        `prefect` two."""
         states = await self._of_runs("read_current_flow_run_states", flow_run_ids, timeout=timeout)
         return {state.flow_run_id: state for state in states}
 
@@ -94,14 +107,19 @@ class FlowRunStateRepository:
     ) -> FlowRunStatePage:
         """A page of at most `limit` states, 1,000 at most, and the cursors of the pages next to it.
 
-        `order="run"` is by run id, then timestamp; `order="time"` by timestamp, then id. `newest_first` turns the whole order round. A page is found
-        by its position and not by counting, so the last costs what the first costs. On Prefect's tables no index gives the order by time: there
-        each page sorts all states that the filter lets through. A filter on names or types, or in the order by run on a time, reads on until
-        the page is full: it may read everything.
+        `order="run"` is by run id, then timestamp; `order="time"` by timestamp, then id, or of current states then run id. `newest_first` turns the
+        whole order round. A page is found by its position and not by counting, so the last costs what the first costs. A filter on names or types,
+        or in the order by run on a time, reads on until the page is full: it may read everything. Of current states types and times are found by
+        an index on the runs' rows; names alone read all of these.
+
+        On the layout `prefect` no index gives the order by time: each page sorts all states that the filter lets through. Without run ids, ids or
+        `since` it reads all states for that, or the current ones of the types that are asked for; with `since` the histories of the runs that have
+        moved since, as FlowRunStateFilter says.
 
         A cursor is good for the filter, order and layout that it came from; any other is refused. A state that is committed late, before a
         position that was passed, is on no later page; of those that were there at the start none is lost or seen twice.
         """
+        refuse_no_filter(filter)
         if not _is_count(limit) or limit > MOST_OF_A_PAGE:
             raise InvalidInputError("limit", f"is {limit!r}, not a number from 1 to {MOST_OF_A_PAGE:,}")
         if order not in ("run", "time"):
@@ -114,23 +132,29 @@ class FlowRunStateRepository:
         """The states of a filter, run by run and oldest first, in constant memory: `async with ... as stream: async for state in stream`.
 
         They are those of one moment. They come from a cursor on the server, 500 a round trip; `timeout` is for each of these. Leaving the block
-        ends it and frees the connection. On a connection without a transaction it opens one, read only, for as long as the block lasts. A filter
-        on types, names or `terminal` reads all states; on Prefect's tables one on times does too.
+        ends it and frees the connection. On a connection without a transaction it opens one, read only, for as long as the block lasts.
+
+        A filter on types, names or `terminal` reads all states, on the layout `prefect` also one on `until` without `since`. Of current states
+        all but one on names alone is found by an index on the runs' rows.
         """
-        return self._execution.stream("stream_flow_run_states", filter, timeout)
+        refuse_no_filter(filter)
+        name = "stream_flow_run_states.current" if filter is not None and filter.current else "stream_flow_run_states"
+        return self._execution.stream(name, filter, timeout)
 
     async def count_flow_run_states(self, filter: FlowRunStateFilter | None = None, *, timeout: float | None = None) -> int:
-        """How many states a filter lets through. It reads them all, or the index that has them."""
-        counts = await self._execution.values("count_flow_run_states", filter=filter, timeout=timeout)
+        """How many states a filter lets through. It reads them all, or the index that has them; current ones are counted by the runs' rows."""
+        refuse_no_filter(filter)
+        name = "count_flow_run_states.current" if filter is not None and filter.current else "count_flow_run_states"
+        counts = await self._execution.values(name, filter=filter, timeout=timeout)
         return int(counts[0])
 
     async def create_flow_run_state(
         self,
         flow_run_id: UUID | str,
-        type: StateType | str,
+        type: StateType | TypeName,
         *,
         id: UUID | str | None = None,
-        timestamp: datetime | None = None,
+        timestamp: datetime | str | None = None,
         name: str | None = None,
         message: str | None = None,
         state_details: StateDetails | dict[str, Any] | None = None,
@@ -150,13 +174,14 @@ class FlowRunStateRepository:
 
         `expected` is what the run's current state must be: an id, None for a run without history, or a set of StateType; left out, anything.
         UnexpectedStateError otherwise, with the current state as read after the miss. Of several that expect one id, or None, at most one
-        succeeds while its state remains. With types each is judged at its turn. A race lost to a write that leaves the expectation true is run
-        again until `timeout`; then ContentionError says that nothing was stored.
+        succeeds while its state remains. With types each is judged at its turn: writers of one run wait for each other in the run's row. Only
+        a run's first state can lose a race that leaves its expectation true, and a state of a run that is deleted meanwhile; that is tried
+        again, five times in all, and then it is ContentionError. An `id` of the library's own that is taken is GeneratedIdConflictError.
 
-        In a transaction of the caller's all of this becomes true when that commits; a serialization failure (40001) or a deadlock (40P01) is
-        asyncpg's error, nothing of the transaction is stored, and it is to be repeated whole. A transaction at REPEATABLE READ keeps its old
-        view: it cannot see that another one appended two states meanwhile and deleted the first of them, and may append beside them. On the
-        layout `prefect`: ReadOnlyLayoutError.
+        In a transaction of the caller's all of this becomes true when that commits. What is asyncpg's error there ends the transaction, of which
+        nothing is stored, and it is to be repeated whole: a deadlock (40P01), at REPEATABLE READ and above a serialization failure (40001)
+        where another transaction has changed the run since this one began to read, and a unique violation (23505) where two transactions
+        create one id at the same moment. Outside of one the library repeats its statement. On the layout `prefect`: ReadOnlyLayoutError.
 
         A state that is stored took one round trip; one that was not took a second, which reads why.
         """
@@ -172,7 +197,13 @@ class FlowRunStateRepository:
             data=data,
             result_artifact_id=result_artifact_id,
         )
-        return await append(self._execution, new, Expectation.of(expected), timeout=timeout)
+        if expected is ... and self._expectations is not None:
+            if new.type not in self._expectations:
+                raise InvalidInputError("type", f"{new.type} follows nothing, by the transitions that were given")
+            expectation = self._expectations[new.type]
+        else:
+            expectation = Expectation.of(expected)
+        return await append(self._execution, new, expectation, is_id_given=id is not None, timeout=timeout)
 
     async def create_flow_run_states(
         self, states: Iterable[NewFlowRunState], *, on_tie: Literal["nudge", "refuse"] = "nudge", timeout: float | None = None
@@ -183,8 +214,9 @@ class FlowRunStateRepository:
         after it is stored, or with `on_tie="refuse"` the state is refused. A state whose id is stored already is `present` if the content is the
         same and `refused` if not. A refused state does not undo the others; an error of the server or a cancellation undoes all of them.
 
-        Runs are written in the order of their ids, so that two batches do not lock each other out. A batch takes several round trips: one reads the
-        ends of its runs, one copies the rows, and what is met on the way takes more. All of it is sent at once, so cut what is large.
+        The runs' rows are locked in the order of their ids, so that two batches do not lock each other out. A state older than what is there leaves
+        the run's current state as it is. A batch takes several round trips: one locks the runs' rows and reads where the histories end, one copies
+        the states, one lets the rows point at the newest, and what is met on the way takes more. All of it is sent at once, so cut what is large.
         """
         self._refuse_read_only()
         if on_tie not in ("nudge", "refuse"):
@@ -200,8 +232,9 @@ class FlowRunStateRepository:
     async def delete_flow_run_state(self, flow_run_state_id: UUID | str, *, timeout: float | None = None) -> bool:
         """Deletes one state by its id; whether there was one.
 
-        Deleting a run's current state makes the one before it current again. On the layout `prefect` the server also sets a
-        `flow_run.state_id` that points at it to null, and the other columns of `flow_run` keep what they say.
+        Deleting a run's current state makes the newest one that is left current; with the last one the run's row goes too. On the layout
+        `prefect` the server sets a `flow_run.state_id` that points at it to null, and the other columns of `flow_run` keep what they say: such
+        a run has no current state until Prefect sets one, and its history still counts in what is measured and counted over time.
         """
         return bool(await self._execution.values("delete_flow_run_state", _id_text("flow_run_state_id", flow_run_state_id), timeout=timeout))
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from math import isfinite
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from flowstates.errors import InvalidInputError
+
+Layout = Literal["flowstates", "prefect"]
+"""Whose tables they are."""
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 30, tzinfo=UTC)
@@ -146,9 +149,9 @@ def invalid_input(error: ValidationError) -> InvalidInputError:
 class Input(BaseModel):
     """A model for what callers give. It is frozen, knows no other fields, and refuses with InvalidInputError."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
-    if not TYPE_CHECKING:  # type checkers are to see the fields as parameters
+    if not TYPE_CHECKING:  # each model tells type checkers its own parameters
 
         def __init__(self, **values: Any) -> None:
             try:

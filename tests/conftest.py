@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from flowstates import create_pool, migrate
-from flowstates.engine.queries import Layout
+from flowstates.values import Layout
 from tests.servers import PREFECT_TABLES, Server, create_database, drop_database, server_for_tests
 
 _server = pytest.StashKey[Server]()
@@ -113,3 +113,12 @@ async def connection(own_dsn: str) -> AsyncIterator[Connection]:
     connection = await asyncpg.connect(own_dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def own_database(own_dsn: str) -> str:
+    """A migrated database for one test: nobody else's calls wait for locks in it, and its tables may be changed."""
+    connection = await asyncpg.connect(own_dsn)
+    await migrate(connection)
+    await connection.close()
+    return own_dsn

@@ -40,19 +40,23 @@ def without_method(names: set[str]) -> set[str]:
     return {name for name in names if not any(hasattr(runner, method_of(name)) for runner in RUNNERS)}
 
 
-async def problems(dsn: str, name: str, text: str) -> list[str]:
-    """What of a query file does not hold on the database of `dsn`, in words; [] if all does."""
-    signature = SIGNATURE.fullmatch(text.partition("\n")[0])
+async def problems(dsn: str, name: str, file: str, text: str) -> list[str]:
+    """What of a query file, and of the text that is sent of it, does not hold on the database of `dsn`, in words; [] if all does."""
+    signature = SIGNATURE.fullmatch(file.partition("\n")[0])
     if signature is None or signature["name"] != name:
         return [f"line 1 is not a signature of {name}"]
-    if not re.match(r"-- [A-Z]", text.partition("\n")[2]):
+    if not re.match(r"-- [A-Z]", file.partition("\n")[2]):
         return ["line 2 is not prose"]
-    body = re.sub(r"--.*", "", text)
+    body = re.sub(r"--.*", "", file)
     found = []
-    if body.count(";") != 1 or not text.endswith(";\n"):
+    if body.count(";") != 1 or not file.endswith(";\n"):
         found.append("not one statement with one final semicolon")
-    if re.search(r"\*(?!/)", body) and re.search(r"select\s+(\w+\.)?\*", body):
+    if re.search(r"select\s+\*", body):
         found.append("select *")
+    if not re.match(rf"/\* {re.escape(name)} \*/ [a-z]", text):
+        found.append("what is sent does not begin with its name and a keyword")
+    if "/* slot: state */" in text:
+        found.append("a slot that is not filled")
     connection = await asyncpg.connect(dsn)
     try:
         statement = await connection.prepare(text)

@@ -1,4 +1,4 @@
-"""What goes wrong while writers run: a fault begins, lasts for a moment, and is over when its function returns."""
+"""What goes wrong while writers run: a fault begins, lasts until its effect is seen, and is over when its function returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -20,20 +20,18 @@ import asyncpg
 from flowstates import FlowRunStateRepository, StateType, create_pool, embedded_postgres, migrate
 from tests.conftest import Connection, Pool
 from tests.proxy import Proxy
-from tests.writers import Writers
-
-MOMENT = 0.15  # seconds
-ISOLATION = ("read committed", "repeatable read", "serializable")
+from tests.writers import Writers, defaults
 
 
 @dataclass
 class Target:
-    """A database, its address without the proxy, and who writes to it."""
+    """A database, its address without the proxy, and who writes to it; `timeout` is that of their calls, in seconds."""
 
     dsn: str
     proxy: Proxy
     pool: Pool
     writers: Writers
+    timeout: float
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[Connection]:
@@ -52,14 +50,14 @@ class Target:
                 f" where datname = current_database() and application_name <> 'admin' and random() < {share}"
             )
 
-    async def with_setting(self, name: str, value: str) -> None:
-        """Gives the database's new connections another default for a moment, and ends the old ones so that it counts."""
+    async def with_setting(self, name: str, value: str, error: str) -> None:
+        """Gives the database's new connections another default, and ends the old ones so that it counts, until writers got an error of it."""
         database = f'alter database "{urlsplit(self.dsn).path[1:]}"'
         async with self.admin() as admin:
             await admin.execute(f"{database} set {name} = '{value}'")
             try:
                 await self.terminate()
-                await asyncio.sleep(2 * MOMENT)
+                await self.writers.log.more(2, error)
             finally:
                 await admin.execute(f"{database} reset {name}")
                 await self.terminate()
@@ -74,11 +72,16 @@ async def cut(target: Target, random: Random) -> None:
 
 
 async def swallow(target: Target, random: Random) -> None:
-    await target.proxy.swallow(random.uniform(0.001, MOMENT / 5))
+    await target.proxy.swallow()
 
 
 async def stall(target: Target, random: Random) -> None:
-    await target.proxy.stall(random.uniform(MOMENT, 4 * MOMENT), answers_only=random.random() < 0.5)
+    waits = random.choice([0, 1.5]) * target.timeout
+    seen = asyncio.create_task(target.writers.log.more(1 if waits else 0, "TimeoutError"))
+    async with target.proxy.stalled(answers_only=random.random() < 0.5):
+        await target.proxy.held.wait()
+        await asyncio.sleep(waits)  # what times out meanwhile ends when it is over: asyncpg waits for the server's word
+    await seen
 
 
 async def half_close(target: Target, random: Random) -> None:
@@ -86,47 +89,50 @@ async def half_close(target: Target, random: Random) -> None:
 
 
 async def cancel(target: Target, random: Random) -> None:
-    for task in list(target.writers.in_flight):
-        if random.random() < 0.7:
-            task.cancel()
+    found = False
+    while not found:
+        for task in list(target.writers.in_flight):
+            if random.random() < 0.7:
+                found |= task.cancel()
+        await asyncio.sleep(0)
 
 
 async def exhaust(target: Target, random: Random) -> None:
-    async def hold() -> None:
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            async with target.pool.acquire(timeout=1):
-                await asyncio.sleep(4 * MOMENT)
-
-    await asyncio.gather(*[hold() for _ in range(target.pool.get_max_size())])
+    async with AsyncExitStack() as stack:
+        for _ in range(target.pool.get_max_size()):
+            await stack.enter_async_context(target.pool.acquire())
+        await target.writers.log.more(1, "TimeoutError")
 
 
 async def statement_timeout(target: Target, random: Random) -> None:
-    await asyncio.gather(target.with_setting("statement_timeout", "5ms"), _hold_runs(target))
+    async with _held_runs(target):
+        await target.with_setting("statement_timeout", "5ms", "QueryCanceledError")
 
 
 async def lock_timeout(target: Target, random: Random) -> None:
-    await asyncio.gather(target.with_setting("lock_timeout", "5ms"), _hold_runs(target))
+    async with _held_runs(target):
+        await target.with_setting("lock_timeout", "5ms", "LockNotAvailableError")
 
 
 async def read_only(target: Target, random: Random) -> None:
-    await target.with_setting("default_transaction_read_only", "on")
+    await target.with_setting("default_transaction_read_only", "on", "ReadOnlySQLTransactionError")
 
 
 async def migrations(target: Target, random: Random) -> None:
     with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # of a fault that lasts on
-        applied = await asyncio.gather(migrate(target.pool, timeout=2), migrate(target.pool, timeout=2))
+        applied = await asyncio.gather(migrate(target.pool, timeout=30), migrate(target.pool, timeout=30))
         assert not any(applied)
 
 
-async def _hold_runs(target: Target) -> None:
-    """Appends to every run in a transaction that stays open for a moment and is then rolled back: others wait, and time out."""
+@asynccontextmanager
+async def _held_runs(target: Target) -> AsyncIterator[None]:
+    """Appends to every run in a transaction that is open as long as the block and is then rolled back: others wait, and time out."""
     async with target.admin() as admin:
-        transaction = admin.transaction()
+        transaction = admin.transaction(isolation="read_committed")
         await transaction.start()
-        with suppress(asyncpg.SerializationError):  # its transaction is lost then, as the documentation says
-            for run in sorted(target.writers.runs):
-                await FlowRunStateRepository(admin).create_flow_run_state(run, StateType.PAUSED)
-                await asyncio.sleep(MOMENT / 2)
+        for run in sorted(target.writers.runs):
+            await FlowRunStateRepository(admin).create_flow_run_state(run, StateType.PAUSED)
+        yield
         await transaction.rollback()
 
 
@@ -172,29 +178,39 @@ def folder_for_a_server() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def target(dsn: str, *, isolation: str, runs: int = 3, connections: int = 6, timeout: float = 0.5) -> AsyncIterator[Target]:
+async def target(dsn: str, *, isolation: str, runs: int = 3, connections: int = 6, timeout: float = 1.0) -> AsyncIterator[Target]:
     """A migrated database behind a proxy, with a pool and writers that have nothing to do yet."""
     async with Proxy(dsn) as proxy:
-        settings = {"default_transaction_isolation": isolation}
-        pool = create_pool(proxy.dsn, max_size=connections, timeout=2, server_settings=settings)
+        pool = create_pool(proxy.dsn, max_size=connections, timeout=10, **defaults(isolation))
         await pool
         try:
-            yield Target(dsn, proxy, pool, Writers(pool, runs, timeout=timeout))
+            yield Target(dsn, proxy, pool, Writers(pool, runs, timeout=timeout), timeout)
         finally:
             try:
-                await asyncio.wait_for(pool.close(), 2)
+                await asyncio.wait_for(pool.close(), 10)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 pool.terminate()
 
 
 @asynccontextmanager
 async def writing(target: Target, random: Random, *, writers: int = 5) -> AsyncIterator[None]:
-    """Random writers as long as the block runs. At its end all that could be asked again has been answered."""
+    """Random writers as long as the block runs, and one who watches. At its end all that could be asked again has been answered."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
+        group.create_task(_watch(target, stop))
         for number in range(writers):
             group.create_task(target.writers.until(f"w{number}", Random(random.random()), stop))
         try:
             yield
         finally:
             stop.set()
+
+
+async def _watch(target: Target, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # of a crash, or before the tables are there
+            async with target.admin() as admin:
+                while not stop.is_set():
+                    await target.writers.watch(admin)
+                    await asyncio.sleep(0.005)
+        await asyncio.sleep(0.01)

@@ -1,88 +1,40 @@
 """What was asked of a repository and what it answered, and whether the rows that are stored afterwards fit that.
 
 Every create has a message of its own, by which its row is known: two rows with one message are one write stored twice, whatever their ids.
+Appends to a run have rising timestamps. So of two states that stay and are not of a batch, the one with the lower timestamp was there when the other
+was appended; a batch's was there for what began after the batch was acknowledged.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from math import inf
-from typing import Literal
 from uuid import UUID
 
-from flowstates import FlowRunState, FlowRunStateRepository, StateType
-from flowstates.engine.appending import Expected
-from tests.conftest import Pool
+from flowstates import FlowRunState
+from tests.calls import Call, Create, Delete
+from tests.stored import Stored, StoredRun
 
 
-@dataclass(kw_only=True, eq=False)
-class Call:
-    """`unknown` is what a timeout, a cancellation and a lost connection leave: it may have been done, may never be, or may be done later."""
-
-    who: str = ""
-    begun: float = 0.0
-    ended: float = 0.0
-    outcome: Literal["acknowledged", "refused", "unknown"] = "unknown"
-    error: str = ""
-
-    @property
-    def latest(self) -> float:
-        """When it was done at the latest."""
-        return inf if self.outcome == "unknown" else self.ended
-
-
-@dataclass(kw_only=True, eq=False)
-class Create(Call):
-    """One try at one state. `batch` is the call that it was a part of, None if it was not of a bulk."""
-
-    run: UUID
-    message: str
-    type: StateType = StateType.RUNNING
-    id: UUID | None = None
-    asked_timestamp: datetime | None = None
-    expected: Expected = ...
-    batch: object = None
-    record: FlowRunState | None = None
-    timestamp: datetime | None = None
-
-
-@dataclass(kw_only=True, eq=False)
-class Delete(Call):
-    ids: frozenset[UUID] = frozenset()
-    runs: frozenset[UUID] = frozenset()
-    gone: frozenset[UUID] = frozenset()
-
-
-@dataclass(frozen=True)
-class Stored:
-    state: FlowRunState
-    sequence: int
-
-
-async def read_stored(pool: Pool, runs: Sequence[UUID]) -> list[Stored]:
-    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        rows = await connection.fetch("select id, sequence from flow_run_state where flow_run_id = any ($1)", runs)
-        sequences = {row["id"]: row["sequence"] for row in rows}
-        states = FlowRunStateRepository(connection)
-        return [Stored(state, sequences[state.id]) for run in runs for state in await states.read_flow_run_states(run)]
-
-
-def check(log: Iterable[Call], rows: Sequence[Stored]) -> list[str]:
-    """The problems; each begins with its kind: lost, doubled, phantom, differs, disorder, fork."""
+def check(log: Iterable[Call], rows: Sequence[Stored], runs: Sequence[StoredRun]) -> list[str]:
+    """The problems; each begins with its kind: lost, doubled, phantom, differs, disorder, fork, row."""
     history = _History(list(log), rows)
     return [
         *history.doubled(),
         *(problem for write in history.writes.values() for problem in history.of_one(write)),
         *history.phantoms(),
         *history.halves(),
-        *(problem for run in history.runs() for problem in (*history.disorder(run), *history.stale(run), *history.forks(run))),
+        *(problem for run in history.runs() for problem in (*history.disorder(run), *history.unexpected(run), *history.forks(run))),
+        *history.current(runs),
     ]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Write:
     """All tries at one state, and all deletes that may have removed it."""
 
@@ -92,9 +44,11 @@ class _Write:
 
     def __post_init__(self) -> None:
         self.first = self.tries[0]
+        self.done = [call for call in self.tries if call.outcome != "refused"]
         self.acknowledged = [call for call in self.tries if call.outcome == "acknowledged"]
+        self.is_there = bool(self.acknowledged or self.row)  # or was
         self.begun = min(call.begun for call in self.tries)
-        self.latest = max((call.latest for call in self.tries if call.outcome != "refused"), default=-inf)
+        self.latest = max((call.latest for call in self.done), default=-inf)
         self.acknowledged_at = min((call.ended for call in self.acknowledged), default=inf)
         records = [call.record for call in self.acknowledged if call.record is not None]
         ids = [call.id for call in self.tries if call.id] + [record.id for record in records] + ([self.row.state.id] if self.row else [])
@@ -102,10 +56,41 @@ class _Write:
         times = [record.timestamp for record in records] + [call.timestamp for call in self.acknowledged if call.timestamp]
         times += [self.row.state.timestamp] if self.row else []
         self.timestamp = self.row.state.timestamp if self.row else min(times, default=None)
-        self.last_timestamp = max(times, default=None)
+        self.timestamps = set(times)
+
+    @property
+    def has_one_timestamp(self) -> bool:
+        """Whether all its timestamps are known, and are one: it may have been stored, deleted and stored again unseen."""
+        return len(self.timestamps) == 1 and not (self.removals and any(call.outcome == "unknown" for call in self.tries))
 
     def __str__(self) -> str:
         return f"{self.first.message} ({self.id}) of run {self.first.run}"
+
+    def precedes(self, calls: Sequence[Call]) -> bool:
+        """Whether it was done, for sure, before all of these were begun."""
+        return any(all(mine.precedes(call) for call in calls) for mine in self.tries)
+
+    def is_gone_with(self, delete: Delete) -> bool:
+        """Whether it was not there, for sure, when that delete was done."""
+        return any(
+            self.id in removal.gone
+            and (removal is delete or removal.precedes(delete) or (removal.transaction is not None and removal.transaction is delete.transaction))
+            and not self._may_come_after(removal)
+            for removal in self.removals
+        )
+
+    def may_be_there(self, calls: Sequence[Call]) -> bool:
+        """Whether it may have been there when one of these was done."""
+        return any(mine.may_precede(call) for mine in self.done for call in calls) and not any(
+            self.id in removal.gone and all(removal.precedes(call) for call in calls) and not self._may_come_after(removal)
+            for removal in self.removals
+        )
+
+    def may_come_again(self) -> bool:
+        return any(self._may_come_after(removal) for removal in self.removals)
+
+    def _may_come_after(self, removal: Delete) -> bool:
+        return any(removal.may_precede(mine) for mine in self.done)
 
 
 class _History:
@@ -157,7 +142,7 @@ class _History:
         for delete in self.deletes if write.acknowledged else ():
             if delete.outcome != "acknowledged" or write.id in delete.gone or not (write.id in delete.ids or write.first.run in delete.runs):
                 continue
-            if write.acknowledged_at < delete.begun and not any(other.begun < delete.ended for other in write.removals):
+            if write.precedes([delete]) and not any(other.may_precede(delete) for other in write.removals):
                 yield f"lost: {write} was acknowledged, and a later delete did not find it"
 
     def phantoms(self) -> Iterator[str]:
@@ -167,25 +152,29 @@ class _History:
                 yield f"phantom: nobody wrote {row.state}"
             elif write.latest == -inf:
                 yield f"phantom: {write} was refused ({write.tries[-1].error}), and it is there"
-            elif not any(call.outcome != "refused" and _is_what_was_asked(call, row.state) for call in write.tries):
+            elif not any(_is_what_was_asked(call, row.state) for call in write.done):
                 yield f"phantom: {write} is stored as {row.state}"
 
     def halves(self) -> Iterator[str]:
-        """A batch of which nobody knows the outcome is there wholly or not at all."""
-        batches: defaultdict[object, list[_Write]] = defaultdict(list)
+        """A batch or a transaction of which nobody knows the outcome is there wholly or not at all."""
+        wholes: defaultdict[object, list[_Write]] = defaultdict(list)
         for write in self.writes.values():
-            if write.first.batch is not None and not write.acknowledged and not write.removals and write.latest != -inf:
-                batches[write.first.batch].append(write)
-        for writes in batches.values():
+            whole = write.first.batch or write.first.transaction
+            if whole is not None and not write.acknowledged and not write.removals and write.latest != -inf:
+                wholes[whole].append(write)
+        for writes in wholes.values():
             if len({write.row is None for write in writes}) > 1:
-                yield f"lost: only a part of the batch of {writes[0]} is there"
+                yield f"lost: only a part of the batch or transaction of {writes[0]} is there"
 
     def disorder(self, run: UUID) -> Iterator[str]:
-        rows = [row for row in self.rows if row.state.flow_run_id == run]
-        timestamps, sequences = Counter(row.state.timestamp for row in rows), Counter(row.sequence for row in rows)
-        for value, times in (*timestamps.items(), *sequences.items()):
+        rows = sorted((row for row in self.rows if row.state.flow_run_id == run), key=lambda row: row.state.timestamp)
+        for value, times in Counter(row.state.timestamp for row in rows).items():
             if times > 1:
                 yield f"disorder: run {run} has {value} {times} times"
+        batched = {write.id for write in self.of_run[run] if write.first.batch is not None}
+        for one, next_ in pairwise(row for row in rows if row.state.id not in batched):
+            if one.transaction > next_.transaction:
+                yield f"disorder: {next_.state.id} follows {one.state.id}, with transaction {next_.transaction} after {one.transaction}"
         # What was acknowledged and stays comes before whatever is begun later, except where a batch says other times.
         staying = [write for write in self.of_run[run] if write.row and not write.removals]
         events = sorted(((write.acknowledged_at, write) for write in staying), key=lambda event: event[0])
@@ -199,75 +188,84 @@ class _History:
             if newest is not None and _timestamp(newest) >= write.timestamp:
                 yield f"disorder: {write} began after {newest} was acknowledged, and it is not after it"
 
-    def stale(self, run: UUID) -> Iterator[str]:
-        """A state that has a lower number and is still there was there when a state was appended: it is older, and not newer than the expected."""
-        no_deletes = not any(write.removals for write in self.of_run[run])
-        timestamps = self._last_timestamps(run)
-        newest: FlowRunState | None = None
-        for row in sorted((row for row in self.rows if row.state.flow_run_id == run), key=lambda row: row.sequence):
-            write = self.writes.get(row.state.message or "")
-            if write is not None and write.first.batch is None:
-                expected = write.first.expected
-                if newest is not None and newest.timestamp > row.state.timestamp:
-                    yield f"disorder: {write} was appended before {newest.id}, and has a higher number"
-                if isinstance(expected, UUID):
-                    time = timestamps.get(expected)
-                    if newest is not None and time is not None and newest.timestamp > time:
-                        yield f"fork: {write} expected {expected}, and {newest.id} was current"
-                    if no_deletes and (newest is None or newest.id != expected):
-                        yield f"fork: {write} expected {expected}, and does not follow it"
-                elif expected is None and newest is not None:
-                    yield f"fork: {write} expected a run without history, and {newest.id} was current"
-                elif isinstance(expected, set | frozenset) and no_deletes and (newest is None or newest.type not in expected):
-                    yield f"fork: {write} expected a state in {expected}, and {newest.id if newest else None} was current"
-            newest = row.state if newest is None else max(newest, row.state, key=lambda state: state.timestamp)
-
-    def _last_timestamps(self, run: UUID) -> dict[UUID | None, datetime]:
-        """The latest time at which each id was stored; without those that may have been stored again unseen."""
-        found: dict[UUID | None, datetime] = {}
-        unclear = set()
-        for write in self.of_run[run]:
-            if write.last_timestamp is not None:
-                found[write.id] = max(found.get(write.id, write.last_timestamp), write.last_timestamp)
-            if write.removals and any(call.outcome == "unknown" for call in write.tries):
-                unclear.add(write.id)
-        return {id_: time for id_, time in found.items() if id_ not in unclear}
+    def unexpected(self, run: UUID) -> Iterator[str]:
+        """An append won while none of the states that may have been current then is what it expected."""
+        at_any_time = [write for write in self.of_run[run] if write.done and not write.has_one_timestamp]
+        in_order = sorted((write for write in self.of_run[run] if write.done and write.has_one_timestamp), key=_timestamp)
+        times = [_timestamp(write) for write in in_order]
+        nameless = any(write.id is None for write in self.of_run[run])
+        for write in in_order:
+            expected = write.first.expected
+            if expected is ... or write.first.batch is not None or not write.is_there:
+                continue
+            current = [other for other in at_any_time if other.may_be_there(write.done)]
+            sure: _Write | None = None  # the newest that was there, whatever else may have been
+            for other in reversed(in_order[: bisect_left(times, _timestamp(write))]):
+                if other.may_be_there(write.done):
+                    current.append(other)
+                    if _was_there(other, write):
+                        sure = other
+                        break
+            if isinstance(expected, UUID):
+                is_right = any(other.id == expected for other in current) or (nameless and expected not in self.of_id)
+            elif expected is None:
+                is_right = sure is None
+            else:
+                is_right = any(other.first.type in expected for other in current)
+            if not is_right:
+                yield f"fork: {write} expected {expected}, and {sure or 'no state'} was current, or one of {len(current)} others"
 
     def forks(self, run: UUID) -> Iterator[str]:
         winners: defaultdict[UUID | None, list[_Write]] = defaultdict(list)
         for write in self.of_run[run]:
             expected = write.first.expected
-            if (write.acknowledged or write.row) and (expected is None or isinstance(expected, UUID)):
+            if write.is_there and (expected is None or isinstance(expected, UUID)):
                 winners[expected].append(write)
         for expected, writes in winners.items():
-            if expected is not None and self._may_have_come_again(expected):
-                continue
+            if expected is not None and any(write.may_come_again() for write in self.of_id[expected]):
+                continue  # it can be current twice
             for index, one in enumerate(writes):
                 for other in writes[:index]:
-                    if not (self._can_follow(one, other) or self._can_follow(other, one)):
+                    if not (self._can_follow(one, other, expected) or self._can_follow(other, one, expected)):
                         yield f"fork: {other} and {one} both won against {expected}"
 
-    def _may_have_come_again(self, id_: UUID) -> bool:
-        """Whether the state was perhaps deleted and created again: then it can be current twice."""
-        writes = self.of_id[id_]
-        return any(write.latest >= delete.begun for write in writes for other in writes for delete in other.removals)
-
-    def _can_follow(self, first: _Write, second: _Write) -> bool:
-        """Whether the second can have won after the first was deleted: nothing that was appended after the first, and stays, may be there by then."""
+    def _can_follow(self, first: _Write, second: _Write, expected: UUID | None) -> bool:
+        """Whether the second can have won after the first was deleted: what both expected is there then, and nothing that came after the first."""
         return any(
             delete.latest >= first.begun
-            and second.latest >= delete.begun
+            and any(delete.may_precede(call) for call in second.done)
+            and (expected is None or not any(write.is_gone_with(delete) for write in self.of_id[expected]))
             and not any(
                 other.row is not None
                 and not other.removals
                 and other not in (first, second)
-                and other.acknowledged_at < delete.begun
+                and other.precedes([delete])
                 and first.timestamp is not None
                 and _timestamp(other) > first.timestamp
                 for other in self.of_run[first.first.run]
             )
             for delete in first.removals
         )
+
+    def current(self, runs: Sequence[StoredRun]) -> Iterator[str]:
+        """Each run that has states has a row, and no other; it says which is the newest, and has a transaction that none of them exceeds."""
+        newest: dict[UUID, Stored] = {}
+        for row in sorted(self.rows, key=lambda row: row.state.timestamp):
+            newest[row.state.flow_run_id] = row
+        rows = {run.id: run for run in runs}
+        for id_ in {*newest, *rows}:
+            state, run = newest[id_].state if id_ in newest else None, rows.get(id_)
+            if state is None or run is None or run.current != (state.id, state.type, state.name, state.timestamp):
+                yield f"row: run {id_} has the row {run}, and its newest state is {state}"
+            elif (most := max(row.transaction for row in self.rows if row.state.flow_run_id == id_)) > run.transaction:
+                yield f"row: run {id_} has the transaction {run.transaction}, and a state of it {most}"
+
+
+def _was_there(other: _Write, write: _Write) -> bool:
+    """Whether the other was there, for sure, when `write` was appended after it: it stays as `write` does, or nobody has begun to delete it."""
+    if other.row and write.row and other.first.batch is None:
+        return True
+    return other.precedes(write.done) and not any(removal.may_precede(call) for removal in other.removals for call in write.done)
 
 
 def _timestamp(write: _Write) -> datetime:

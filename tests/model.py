@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 from flowstates import FlowRunState, FlowRunStateFilter, StateCount, StateType, TimeInState, migrate
-from flowstates.engine.queries import Layout
+from flowstates.values import Layout
 from tests.conftest import Connection
-from tests.servers import PREFECT_TABLES
+from tests.servers import POINT_AT_NEWEST, PREFECT_TABLES
 
 LAYOUTS: tuple[Layout, ...] = ("flowstates", "prefect")
 ZERO = timedelta(0)
+SLACK = timedelta(days=1)
+
+
+class Row(NamedTuple):
+    """What the row of a run says: the state that is current, and its type, name and time. Prefect's may name none, have no time, or be late."""
+
+    state_id: UUID | None
+    type: StateType
+    name: str
+    timestamp: datetime | None
+
+    def ended_before(self, since: datetime) -> bool:
+        """Whether the run's history is of no matter to a window, as its row says so."""
+        return self.state_id is not None and self.type.is_terminal and self.timestamp is not None and self.timestamp < since - SLACK
+
+
+Rows: TypeAlias = Mapping[UUID, Row]
+
+
+def row_of(state: FlowRunState) -> Row:
+    return Row(state.id, state.type, state.name, state.timestamp)
+
+
+def rows_of(states: Iterable[FlowRunState]) -> dict[UUID, Row]:
+    """The rows that say what the histories say."""
+    return {run: row_of(history[-1]) for run, history in by_run(states).items()}
 
 
 def fits(state: FlowRunState, filter: FlowRunStateFilter | None) -> bool:
@@ -30,14 +56,35 @@ def fits(state: FlowRunState, filter: FlowRunStateFilter | None) -> bool:
 
 
 def find(
-    states: Iterable[FlowRunState], filter: FlowRunStateFilter | None = None, *, order: Literal["run", "time"] = "run", newest_first: bool = False
+    states: Iterable[FlowRunState],
+    filter: FlowRunStateFilter | None = None,
+    *,
+    order: Literal["run", "time"] = "run",
+    newest_first: bool = False,
+    rows: Rows | None = None,
 ) -> list[FlowRunState]:
+    states = list(states)
+    is_current = filter is not None and filter.current
+    if is_current:
+        states = list(current(states, rows).values())
     found = [state for state in states if fits(state, filter)]
     if order == "run":
         found.sort(key=lambda state: (state.flow_run_id, state.timestamp), reverse=newest_first)
     else:
-        found.sort(key=lambda state: (state.timestamp, state.id), reverse=newest_first)
+        found.sort(key=lambda state: (state.timestamp, state.flow_run_id if is_current else state.id), reverse=newest_first)
     return found
+
+
+def current(states: Iterable[FlowRunState], rows: Rows | None = None) -> dict[UUID, FlowRunState]:
+    """The state of each run that its row names; without rows the newest."""
+    states = list(states)
+    named = {row.state_id for row in (rows_of(states) if rows is None else rows).values()}
+    return {state.flow_run_id: state for state in states if state.id in named}
+
+
+def count_current(rows: Rows) -> dict[StateType, int]:
+    types = [row.type for row in rows.values() if row.state_id is not None]
+    return {type_: types.count(type_) for type_ in StateType}
 
 
 def by_run(states: Iterable[FlowRunState], runs: Iterable[UUID] | None = None) -> dict[UUID, list[FlowRunState]]:
@@ -99,10 +146,13 @@ def time_in_states(
     now: datetime,
     by: Literal["type", "name"] = "type",
     per_run: bool = False,
+    rows: Rows | None = None,
 ) -> list[TimeInState]:
     since, until = since.astimezone(UTC), until.astimezone(UTC)  # for Python subtracts two times of one zone by the clock on its walls
     lengths: dict[tuple[UUID | None, str], list[timedelta]] = {}
     for run, history in by_run(states, None if filter is None else filter.flow_run_ids).items():
+        if rows is not None and rows[run].ended_before(since):
+            continue
         for visit in _visits(_parts(history, filter, min(now, until), by)):
             inside = [part for part in visit if _overlaps(part, since, until)]
             if inside:
@@ -141,11 +191,14 @@ def occupancy(
     until: datetime,
     step: timedelta,
     terminal: bool = False,
+    rows: Rows | None = None,
 ) -> list[StateCount]:
-    chosen = {state.flow_run_id for state in states} if runs is None else set(runs)
+    known = rows_of(states) if rows is None else rows
+    chosen = set(known) if runs is None else known.keys() & set(runs)
+    ended = {run for run in chosen if known[run].ended_before(since)}
     found = []
     for tick in _ticks(since, until, step):
-        types = [state.type for state in as_of(states, chosen, tick, "timestamp").values()]
+        types = [state.type for state in as_of(states, chosen - ended, tick, "timestamp").values()] + [known[run].type for run in ended]
         found.append(StateCount(tick, {type_: types.count(type_) for type_ in StateType if terminal or not type_.is_terminal}))
     return found
 
@@ -158,19 +211,17 @@ async def prepare(connection: Connection, layout: Layout) -> None:
         await migrate(connection)
 
 
-async def store(connection: Connection, layout: Layout, states: Sequence[FlowRunState]) -> None:
-    """The states as another program would have stored them, with their own `created`."""
+async def store(connection: Connection, layout: Layout, states: Sequence[FlowRunState], rows: Rows | None = None) -> None:
+    """The states as another program would have stored them, with their own `created`. Their runs' rows point at the newest, or say what is given."""
     runs = [state.flow_run_id for state in states]
     if layout == "prefect":
         await connection.execute("insert into flow_run (id) select distinct unnest($1::uuid[]) on conflict do nothing", runs)
-        column, value = "updated", "created"
-    else:
-        column, value = "sequence", "number + (select coalesce(max(sequence), 0) from flow_run_state)"
+    updated = ", updated" if layout == "prefect" else ""
     await connection.execute(
-        f"insert into flow_run_state (id, flow_run_id, type, name, timestamp, created, {column})"
-        f" select id, run, type::state_type, name, timestamp, created, {value}"
+        f"insert into flow_run_state (id, flow_run_id, type, name, timestamp, created{updated})"
+        f" select id, run, type::state_type, name, timestamp, created{updated and ', created'}"
         " from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])"
-        " with ordinality as state (id, run, type, name, timestamp, created, number)",
+        " as state (id, run, type, name, timestamp, created)",
         [state.id for state in states],
         runs,
         [state.type.value for state in states],
@@ -178,6 +229,18 @@ async def store(connection: Connection, layout: Layout, states: Sequence[FlowRun
         [state.timestamp for state in states],
         [state.created for state in states],
     )
+    await connection.execute(POINT_AT_NEWEST[layout], runs)
+    if rows is not None:
+        await connection.execute(
+            "update flow_run set state_id = row.state_id, state_type = row.type::state_type, state_name = row.name, state_timestamp = row.timestamp"
+            " from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[]) as row (id, state_id, type, name, timestamp)"
+            " where flow_run.id = row.id",
+            list(rows),
+            [row.state_id for row in rows.values()],
+            [row.type.value for row in rows.values()],
+            [row.name for row in rows.values()],
+            [row.timestamp for row in rows.values()],
+        )
 
 
 def state(run: UUID, id: UUID, type: StateType, timestamp: datetime, *, name: str | None = None, created: datetime | None = None) -> FlowRunState:

@@ -5,7 +5,14 @@ create type state_type as enum (
 );
 create table artifact (id uuid not null default gen_random_uuid() primary key, data json);
 create table flow_run (
-    id uuid not null default gen_random_uuid() primary key, state_id uuid, state_type state_type, state_name varchar, state_timestamp timestamptz
+    id uuid not null default gen_random_uuid() primary key,
+    state_id uuid,
+    state_type state_type,
+    state_name varchar,
+    state_timestamp timestamptz,
+    start_time timestamptz,
+    expected_start_time timestamptz,
+    end_time timestamptz
 );
 create table flow_run_state (
     id uuid not null default gen_random_uuid() primary key,
@@ -26,3 +33,9 @@ create index ix_flow_run_state__name on flow_run_state (name);
 create index ix_flow_run_state__type on flow_run_state (type);
 create index ix_flow_run_state__updated on flow_run_state (updated);
 create index ix_flow_run_state__result_artifact_id on flow_run_state (result_artifact_id);
+create index ix_flow_run__state_id on flow_run (state_id);
+create index ix_flow_run__state_name on flow_run (state_name);
+create index ix_flow_run__state_type on flow_run (state_type);
+create index ix_flow_run__state_timestamp on flow_run (state_timestamp);
+create index ix_flow_run__end_time_desc on flow_run (end_time desc);
+create index ix_flow_run__state_type_start_time on flow_run (state_type, coalesce(start_time, expected_start_time));

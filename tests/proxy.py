@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Self, TypeAlias
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -31,6 +31,8 @@ class Proxy:
         self._requests, self._answers = asyncio.Event(), asyncio.Event()
         self._requests.set()
         self._answers.set()
+        self.held = asyncio.Event()
+        """Set when something is held back."""
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -53,25 +55,24 @@ class Proxy:
             for writer in pair:
                 writer.transport.abort()
 
-    async def stall(self, seconds: float, *, answers_only: bool = False) -> None:
-        """Passes nothing on for a while. With `answers_only` the server hears everything and nobody hears of it."""
+    @asynccontextmanager
+    async def stalled(self, *, answers_only: bool = False) -> AsyncIterator[None]:
+        """Passes nothing on inside the block. With `answers_only` the server hears everything and nobody hears of it."""
         events = [self._answers] if answers_only else [self._requests, self._answers]
+        self.held.clear()
         for event in events:
             event.clear()
         try:
-            await asyncio.sleep(seconds)
+            yield
         finally:
             for event in events:
                 event.set()
 
-    async def swallow(self, seconds: float) -> None:
-        """Stalls the answers and cuts before one of them gets through: what was done then is not known."""
-        self._answers.clear()
-        try:
-            await asyncio.sleep(seconds)
+    async def swallow(self) -> None:
+        """Holds the answers back, and cuts when there is one: what was done then is not known."""
+        async with self.stalled(answers_only=True):
+            await self.held.wait()
             self.cut()
-        finally:
-            self._answers.set()
 
     def half_close(self, *, to_client: bool) -> None:
         """Tells one side of each connection that the other will say no more, and goes on listening to it."""
@@ -92,7 +93,7 @@ class Proxy:
         pair = (writer, server_writer)
         self._pairs.add(pair)
         try:
-            await asyncio.gather(_pass(reader, server_writer, self._requests), _pass(server_reader, writer, self._answers))
+            await asyncio.gather(self._pass(reader, server_writer, self._requests), self._pass(server_reader, writer, self._answers))
         except (OSError, RuntimeError, asyncio.CancelledError):  # RuntimeError: written to after a half-close
             pass
         finally:
@@ -101,13 +102,14 @@ class Proxy:
                 side.transport.abort()
             self._tasks.discard(task)
 
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
-    while data := await reader.read(65536):
-        await flowing.wait()
-        if writer.is_closing():
-            raise ConnectionResetError
-        writer.write(data)
-        await writer.drain()
-    if writer.can_write_eof():
-        writer.write_eof()
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
+        while data := await reader.read(65536):
+            if not flowing.is_set():
+                self.held.set()
+                await flowing.wait()
+            if writer.is_closing():
+                raise ConnectionResetError
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()

@@ -16,9 +16,27 @@ from uuid import uuid4
 import asyncpg
 
 from flowstates.database.embedded import embedded_postgres
+from flowstates.values import Layout
 
 IMAGE = os.environ.get("FLOWSTATES_TEST_IMAGE", "postgres:18")
 PREFECT_TABLES = (Path(__file__).parent / "prefect_tables.sql").read_text()
+
+_CURRENT = "state_id, state_type, state_name, state_timestamp"
+_EXTRA: dict[Layout, str] = {"flowstates": ", transaction", "prefect": ""}
+POINT_AT_NEWEST: dict[Layout, str] = {
+    layout: f"""
+insert into flow_run (id, {_CURRENT}{extra})
+select flow_run_id, id, type, name, timestamp{extra}
+  from (select distinct on (flow_run_id) *
+          from flow_run_state
+         where $1::uuid[] is null or flow_run_id = any ($1)
+         order by flow_run_id, timestamp desc) as newest
+ order by timestamp
+    on conflict (id) do update set ({_CURRENT}) = (excluded.state_id, excluded.state_type, excluded.state_name, excluded.state_timestamp)
+"""
+    for layout, extra in _EXTRA.items()
+}
+"""After states that a test has inserted by itself: the rows of some runs, or for null of all, point at the newest of their states."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from flowstates import FlowRunState, FlowRunStateRepository, StateDetails, create_pool, migrate
-from flowstates.engine.queries import Layout
+from flowstates.values import Layout
 from tests.conftest import Connection
-from tests.servers import PREFECT_TABLES
+from tests.servers import POINT_AT_NEWEST, PREFECT_TABLES
 
 SetUp: TypeAlias = Callable[[Connection], Awaitable[None]]
 
@@ -126,16 +126,16 @@ async def fill(connection: Connection, layout: Layout, run: UUID) -> None:
         await connection.execute("insert into flow_run (id) values ($1)", run)
         artifact = await connection.fetchval("""insert into artifact (data) values ('{"a": "x\\u0000"}') returning id""")
     for number, moment in enumerate(MOMENTS, 1):
-        extra = ("sequence, ", f"{number}, ") if layout == "flowstates" else ("", "")
         await connection.execute(
-            f"insert into flow_run_state (created, flow_run_id, type, name, {extra[0]}timestamp, state_details, data, result_artifact_id)"
-            f" values ($2::text::timestamptz, $1, 'RUNNING', '☃', {extra[1]}$2::text::timestamptz, $3::text::jsonb, $4::text::jsonb, $5)",
+            "insert into flow_run_state (created, flow_run_id, type, name, timestamp, state_details, data, result_artifact_id)"
+            " values ($2::text::timestamptz, $1, 'RUNNING', '☃', $2::text::timestamptz, $3::text::jsonb, $4::text::jsonb, $5)",
             run,
             moment,
             DETAILS,
             '{"a": [1.5, null]}' if number % 2 else None,
             artifact,
         )
+    await connection.execute(POINT_AT_NEWEST[layout], [run])
 
 
 def assert_plain(states: list[FlowRunState]) -> None:

@@ -27,9 +27,10 @@ import flowstates
 from flowstates import FlowRunState, FlowRunStateConflictError, FlowStatesError, MigrationError, StateDetails, StateType, UnreadableRowError
 from flowstates.cli.app import app
 from flowstates.cli.database import data_folder
-from flowstates.cli.render import escape, print_history, print_state_table
+from flowstates.cli.render import print_history, print_state_table
 from flowstates.database.migrations import migration_script
-from flowstates.engine.queries import Layout
+from flowstates.pictures.text import escape
+from flowstates.values import Layout
 
 ROOT = Path(__file__).parent.parent
 UNREACHABLE = "postgresql://me:hunter2@127.0.0.1:1/db"
@@ -605,10 +606,10 @@ def test_a_history_has_times_and_bars(capsys: pytest.CaptureFixture[str], monkey
     assert lines[0] == f"run {UUID(int=1)}"
     assert lines[2].split() == ["time", "(UTC)", "type", "name", "spent"]
     pending, running, failed = lines[4:7]
-    assert pending.startswith("2030-01-31 12:00:00  PENDING  Pending  10m 00s  █")
-    assert running.startswith("2030-01-31 12:10:00  RUNNING  Running  20m 00s  █")
+    assert pending.startswith("2030-01-31 12:00:00  • PENDING  Pending  10m 00s  █")
+    assert running.startswith("2030-01-31 12:10:00  ► RUNNING  Running  20m 00s  █")
     assert bar(running) in (2 * bar(pending) - 1, 2 * bar(pending))
-    assert failed == "2030-01-31 12:30:00  FAILED   Failed         -  no rows ..."
+    assert failed == "2030-01-31 12:30:00  × FAILED   Failed         -  no rows ..."  # noqa: RUF001
     assert lines[-1] == "3 states in 30m 00s, ended FAILED."
 
 
@@ -643,7 +644,7 @@ def test_a_wide_terminal_has_the_ids(capsys: pytest.CaptureFixture[str], monkeyp
 )
 def test_times_read_well(time: timedelta, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     lines = shown([state(StateType.RUNNING, 0), state(StateType.COMPLETED, 0, timestamp=BEGIN + time)], BEGIN, capsys, monkeypatch)
-    assert f"Running    {text}".split() == lines[4].split()[3:-1]
+    assert f"Running    {text}".split() == lines[4].split()[4:-1]
     assert bar(lines[4])
 
 
@@ -735,6 +736,7 @@ def test_a_terminal_without_unicode(url: str) -> None:
     done = process("list", run_id, PYTHONIOENCODING="ascii")
     assert done.code == 0
     assert "#" in done.out
+    assert "> RUNNING" in done.out
     assert "\\u5be6\\u884c" in done.out
     assert process("list", run_id, "--json", PYTHONIOENCODING="ascii").records[0]["name"] == "實行"
 

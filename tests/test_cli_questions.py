@@ -19,11 +19,10 @@ import asyncpg
 import pytest
 
 import flowstates
-from flowstates import FlowRunState, FlowRunStateRepository, NewFlowRunState, StateCount, StateType
-from flowstates.cli.pictures import print_counts, print_timeline, timeline_svg
-from flowstates.cli.render import escape
-from flowstates.engine.queries import Layout
-from tests.test_cli import BEGIN, ODD, SOME_ID, Done, execute, plain_environment, process, run, state, url
+from flowstates import FlowRunState, FlowRunStateRepository, NewFlowRunState, StateType
+from flowstates.pictures.text import escape
+from flowstates.values import Layout
+from tests.test_cli import BEGIN, ODD, SOME_ID, Done, execute, plain_environment, process, run, url
 
 __all__ = ["plain_environment", "url"]  # fixtures
 
@@ -134,7 +133,7 @@ def test_a_run_alone_keeps_its_history_and_the_rest_are_tables(stored: Stored, m
     header, rule, *lines, _ = stored.run("list", stored.one, stored.two).out.splitlines()
     assert header.split() == ["run", "time", "(UTC)", "type", "name"]
     assert set(rule.strip()) == {"─"}
-    assert lines[5].split() == [str(stored.two), "2030-01-31", "12:15:00", "RUNNING", "Running"]
+    assert lines[5].split() == [str(stored.two), "2030-01-31", "12:15:00", "►", "RUNNING", "Running"]
     assert len(lines) == 8
     assert max(map(len, lines)) <= 80
     assert len(stored.run("list", stored.one, "--limit", 2).out.splitlines()) == 5
@@ -196,9 +195,9 @@ def test_durations_for_people(stored: Stored) -> None:
     lines = [line.rstrip() for line in done.out.splitlines()]
     assert lines[0] == "time in states, 2030-01-31 12:00:00 to 2030-01-31 13:30:00 UTC"
     assert lines[2].split() == ["state", "visits", "total", "longest", "p50", "p95", "p99"]
-    assert [line.split()[0] for line in lines[4:]] == ["SCHEDULED", "RUNNING", "COMPLETED"]
-    assert re.fullmatch(r"RUNNING +2 +1h 40m █+ +50m 00s 50m 00s 50m 00s 50m 00s", lines[5])
-    assert re.fullmatch(r"COMPLETED +2( +-){5}", lines[6])
+    assert [line.split()[:2] for line in lines[4:]] == [["○", "SCHEDULED"], ["►", "RUNNING"], ["√", "COMPLETED"]]
+    assert re.fullmatch(r"► RUNNING +2 +1h 40m █+ +50m 00s 50m 00s 50m 00s 50m 00s", lines[5])
+    assert re.fullmatch(r"√ COMPLETED +2( +-){5}", lines[6])
     assert max(map(len, lines)) <= 80
     per_run = stored.run("durations", stored.one, stored.two, *HOUR, "--per-run").out
     assert re.findall("^run (.*)$", per_run, re.MULTILINE) == [str(stored.one), str(stored.two)]
@@ -236,9 +235,9 @@ def test_counts_of_transitions(stored: Stored) -> None:
     ]
     lines = [line.rstrip() for line in stored.run("counts", *runs, *HOUR, "--step", "30m").out.splitlines()]
     assert lines[0] == "states that began in each 30m 00s"
-    assert lines[2].split() == ["time", "(UTC)", "SCHEDULED", "RUNNING", "COMPLETED"]
+    assert lines[2].split() == ["time", "(UTC)", "○", "SCHEDULED", "►", "RUNNING", "√", "COMPLETED"]
     assert re.fullmatch("2030-01-31 12:00 +2 +2 +- █+", lines[4])
-    assert [line.count("█") for line in lines[4:]] == [lines[4].count("█"), *[-(-lines[4].count("█") // 2)] * 2]
+    assert [line.count("█") for line in lines[4:]] == [lines[4].count("█"), *[round(lines[4].count("█") / 2)] * 2]
     assert max(map(len, lines)) == 80
 
 
@@ -273,90 +272,7 @@ def test_without_a_window_it_is_24_whole_steps_and_the_one_that_runs(step: str, 
     assert datetime.now(UTC) - times[-1] < timedelta(seconds=length + 30)
 
 
-@pytest.mark.parametrize(("types", "width", "first"), [(9, 80, "SCHED-"), (9, 120, "time"), (1, 80, "time")])
-def test_counts_fit_the_terminal(types: int, width: int, first: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    counts = [StateCount(BEGIN + timedelta(days=day), dict.fromkeys(list(StateType)[:types], 12345 * day)) for day in range(3)]
-    print_counts(counts, timedelta(days=1), of_runs=False)
-    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert lines[2].split()[0] == first
-    assert "…" not in "".join(lines)
-    assert max(map(len, lines)) <= width
-    assert lines[-1].split()[2:4] == ["24,690", "24,690" if types > 1 else "█" * 40]
-
-
 # timeline
-
-
-def strip(states: list[FlowRunState], now: datetime, capsys: pytest.CaptureFixture[str], width: int = 60) -> tuple[str, str, list[str]]:
-    print_timeline(states, now=now, width=width)
-    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0] == f"run {states[0].flow_run_id}"
-    assert len(lines[3]) == width
-    return lines[3], lines[4], lines[5:]
-
-
-def test_a_strip_is_true_to_time(capsys: pytest.CaptureFixture[str]) -> None:
-    states = [state(StateType.PENDING, 0), state(StateType.RUNNING, 15), state(StateType.PAUSED, 45), state(StateType.COMPLETED, 60)]
-    picture, scale, rest = strip(states, BEGIN, capsys)
-    assert picture == "│Pending───────" + "│Running──────────────────────" + "│Paused───────" + "C"
-    assert scale == "|12:00    |12:10    |12:20    |12:30    |12:40    |12:50"
-    assert [line.split() for line in rest if line.startswith(("P ", "R ", "A ", "C "))] == [
-        ["P", "Pending", "PENDING", "1", "15m", "00s", "25.0%"],
-        ["R", "Running", "RUNNING", "1", "30m", "00s", "50.0%"],
-        ["A", "Paused", "PAUSED", "1", "15m", "00s", "25.0%"],
-        ["C", "Completed", "COMPLETED", "1", "-", "-"],
-    ]
-    assert rest[-1] == "4 states in 1h 00m, ended COMPLETED."
-
-
-def test_short_states_are_seen_and_keep_their_order(capsys: pytest.CaptureFixture[str]) -> None:
-    types = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.CANCELLED]
-    picture, _, _ = strip([state(type_, at) for type_, at in zip(types, (0, 60, 60.001, 119.999, 120), strict=True)], BEGIN, capsys)
-    assert re.fullmatch("│Scheduled─+P│Running─+CA", picture)
-
-
-def test_more_states_than_cells(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["A", "B"] * 100
-    states = [state(StateType.RUNNING, number, name=name) for number, name in enumerate(names)] + [state(StateType.FAILED, 1000)]
-    picture, _, rest = strip(states, BEGIN, capsys)
-    assert picture.endswith("F")
-    assert {"A", "B"} <= set(picture)
-    assert re.fullmatch(r"1\d\d of them are too short to be drawn.", rest[-1])
-
-
-@pytest.mark.parametrize(
-    ("length", "ticks"),
-    [
-        (timedelta(0), "|12:00:00.000000"),
-        (timedelta(microseconds=7), "|12:00:00.000000                          |12:00:00.000005"),
-        (timedelta(seconds=3), "|12:00:00           |12:00:01           |12:00:02"),
-        (timedelta(hours=30), "|12:00      |18:00      |02-01      |06:00      |12:00"),
-        (timedelta(days=40), "   |02-03         |02-13         |02-23         |03-05"),
-        (timedelta(days=900), "|2031-02-28"),
-        (timedelta(days=2_000_000), "|"),
-    ],
-    ids=str,
-)
-def test_scales_have_round_times(length: timedelta, ticks: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _, scale, _ = strip([state(StateType.RUNNING, 0), state(StateType.FAILED, 0, timestamp=BEGIN + length)][: 2 if length else 1], BEGIN, capsys)
-    assert ticks in scale
-    assert len(scale) <= 60
-
-
-def test_an_open_state_lasts_until_now(capsys: pytest.CaptureFixture[str]) -> None:
-    picture, _, rest = strip([state(StateType.RUNNING, 0)], BEGIN + timedelta(hours=2), capsys)
-    assert picture == "│Running" + "─" * 52
-    assert any(line.endswith("2h 00m+  100.0%") for line in rest)
-    assert rest[-1] == "1 state in 2h 00m, still RUNNING (+: until now)."
-
-
-def test_many_names_have_marks_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    states = [state(StateType.RUNNING, number, name=f"実行 {number}") for number in range(70)]
-    _, _, rest = strip(states, BEGIN, capsys, width=200)
-    marks = [line[0] for line in rest[3:23]]
-    assert len(set(marks)) == 20
-    assert "and 50 more names" in rest
 
 
 def test_a_timeline_of_each_layout(stored: Stored, tmp_path: Path) -> None:
@@ -375,24 +291,17 @@ def test_a_timeline_of_each_layout(stored: Stored, tmp_path: Path) -> None:
     assert stored.run("timeline", stored.one, "--svg", file) == Done(0, "", f"written: {file}\n")
     with_json = stored.run("timeline", stored.one, "--svg", file, "--json")
     assert (with_json.records, with_json.err) == (records, f"written: {file}\n")
+    assert stored.run("timeline", stored.one, "--svg", "-") == Done(0, file.read_text(encoding="utf-8"), "")
     assert stored.run("timeline", uuid4(), "--svg", tmp_path / "none.svg").code == 1
     assert not (tmp_path / "none.svg").exists()
 
 
-@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1", "TERM": "dumb"}])
-def test_the_svg_is_coloured_and_takes_nothing_from_the_web(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    svg = timeline_svg([state(StateType.RUNNING, 0, name='<a href="x">&{0}'), state(StateType.FAILED, 9)], now=BEGIN, width=100)
-    root = ElementTree.fromstring(svg)  # it is our own
-    text = "".join(root.itertext()).replace("\xa0", " ")
-    assert '<a href="x">&{0}' in text
-    assert str(UUID(int=1)) in text
-    assert "font-face" not in svg
-    assert "url(http" not in svg
-    assert set(re.findall(r"https?://[^\s\"]+", svg)) == {"http://www.w3.org/2000/svg", "https://www.textualize.io"}
-    fills = {element.get("fill") for element in root.iter("{http://www.w3.org/2000/svg}rect")}
-    assert len(fills) >= 3
+def test_a_chart_is_utf_8_on_any_terminal(url: str) -> None:
+    run_id = uuid4()
+    run("create", run_id, "COMPLETED", "--name", "é", "--timestamp", "2020-01-01T00:00:00Z")
+    done = process("timeline", run_id, "--svg", "-", PYTHONIOENCODING="ascii")
+    assert (done.code, done.err) == (0, "")
+    assert "é" in "".join(ElementTree.fromstring(done.out).itertext())  # it is our own
 
 
 def test_pictures_do_without_colours_and_unicode(url: str) -> None:
@@ -512,16 +421,18 @@ def test_plans_are_not_asked_for_where_the_tables_are_not_there(slow: list[SlowQ
         (("durations", "--since", "0001-01-01T00:00:00+01:00"), "since: makes a time that is outside the years 1 to 9999"),
         (("durations", "--by", "size"), "--by"),
         (("durations", "--until", "2030-01-31T12:00:00"), "has no time zone"),
-        (("counts", "--step", "0h"), "'0h' is not a step such as 30s, 15m, 1h, 1d or 1w"),
-        (("counts", "--step", "1 hour"), "'1 hour' is not a step"),
+        (("counts", "--step", "0h"), "'0h' is not a length such as 30s, 15m, 1h, 1d or 1w"),
+        (("counts", "--step", "1 hour"), "'1 hour' is not a length"),
         (("counts", "--step", "-1h"), "--step"),
-        (("counts", "--step", "9999999w"), "'9999999w' is not a step"),
+        (("counts", "--step", "9999999w"), "'9999999w' is not a length"),
         (("counts", "--step", "999999w"), "until: makes a time that is outside the years 1 to 9999"),
         (("counts", "--since", "2000-01-01T00:00:00Z", "--step", "1s"), "step: "),
         (("counts", "--since", "2030-01-31T12:00:00Z", "--until", "2030-01-31T11:00:00Z", "--occupancy"), "until: "),
         (("counts", "--terminal"), "--terminal: goes with --occupancy"),
         (("timeline",), "RUN_ID"),
         (("timeline", SOME_ID, "--width", "39"), "--width"),
+        (("timeline", SOME_ID, "--width", "80", "--svg", "-"), "--width: goes with the printed picture, not with --svg"),
+        (("timeline", SOME_ID, "--svg", "-", "--json"), "--svg: - is standard output, where --json prints"),
     ],
     ids=lambda value: " ".join(map(str, value))[:70] if isinstance(value, tuple) else "",
 )

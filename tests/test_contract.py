@@ -8,7 +8,7 @@ import pytest
 
 from flowstates import migrate
 from flowstates.engine import queries
-from flowstates.engine.queries import Layout
+from flowstates.values import Layout
 from tests.contract import RUNNERS, method_of, problems, without_method
 
 SQL = Path(str(queries.root()))
@@ -16,12 +16,14 @@ LAYOUTS: tuple[Layout, ...] = ("flowstates", "prefect")
 FILES = [
     (layout, name) for layout in LAYOUTS for name in sorted({path.stem for folder in ("queries", layout) for path in (SQL / folder).glob("*.sql")})
 ]
+READ_FILE = (SQL / "queries/read_flow_run_state.sql").read_text()
 READ = queries.query("read_flow_run_state", "flowstates")
 
 
 @pytest.mark.parametrize(("layout", "name"), FILES)
 async def test_file_keeps_its_contract(layout_dsns: dict[Layout, str], layout: Layout, name: str) -> None:
-    assert await problems(layout_dsns[layout], name, queries.query(name, layout)) == []
+    file = next(path for folder in (layout, "queries") if (path := SQL / folder / f"{name}.sql").is_file())
+    assert await problems(layout_dsns[layout], name, file.read_text(), queries.query(name, layout)) == []
 
 
 def test_every_file_is_run_by_a_method_and_every_method_has_a_file() -> None:
@@ -37,7 +39,8 @@ def test_a_file_that_no_method_runs_is_found() -> None:
 
 def test_every_text_of_a_folder_is_named_in_the_package() -> None:
     source = "".join(path.read_text() for path in (SQL.parent / "flowstates").rglob("*.py"))
-    named = {path.stem for folder in SQL.iterdir() if folder.is_dir() and folder.name != "migrations" for path in folder.glob("*.sql")}
+    folders = [folder for folder in SQL.iterdir() if folder.is_dir() and folder.name not in ("migrations", "columns")]
+    named = {path.stem for folder in folders for path in folder.glob("*.sql")}
     assert {name for name in named if f'"{name}"' not in source and f'"{method_of(name)}.' not in source} == set()
 
 
@@ -47,32 +50,38 @@ def test_a_prefect_text_has_the_signature_of_the_common_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "text"),
+    ("fault", "file", "text"),
     [
-        ("columns are", READ.replace("data::text as data, ", "")),
-        ("columns are", READ.replace("as created", "as updated")),
-        ("id is uuid", READ.replace("select id::text as id", "select id")),
-        ("created is not as JSON shows a time", READ.replace("to_json(created at time zone 'UTC')", "created")),
-        ("created comes from no column", READ.replace("to_json(created at time zone 'UTC')", "to_json(created)")),
-        ("timestamp comes from no column", READ.replace("to_json(timestamp at", "to_json(nullif(timestamp, created) at")),
-        ("parameters are", READ.replace("(flow_run_state_id text)", "(flow_run_state_id uuid)")),
-        ("parameters are", READ.replace("$1::text::uuid", "$1::uuid")),
-        ("name may be null", READ.replace("name::text as name", "message::text as name")),
-        ("id comes from name", READ.replace("select id::text", "select name::text")),
-        ("created comes from updated", READ.replace("to_json(created at", "to_json(updated at")),
-        ("message comes from no column", READ.replace("message::text", "upper(message)::text")),
-        ("line 1", READ.replace("-> optional", "-> perhaps")),
-        ("line 1", READ.replace("-- read_flow_run_state(", "-- read_flow_run_stat(")),
-        ("line 2", re.sub(r"\n-- .*", "", READ, count=1)),
-        ("the server refuses it", READ.replace("result_artifact_id::text", "artifact_id::text")),
-        ("there is no record", READ.replace("FlowRunState", "FlowState")),
-        ("one statement", READ + "select 1;\n"),
-        ("select *", READ.replace("select id::text", "select *, id::text")),
+        ("columns are", READ_FILE, READ.replace("state.data::text as data,", "")),
+        ("columns are", READ_FILE, READ.replace("as created", "as updated")),
+        ("id is uuid", READ_FILE, READ.replace("select state.id::text as id", "select state.id")),
+        ("created is not as JSON shows a time", READ_FILE, READ.replace("to_json(state.created at time zone 'UTC')", "state.created")),
+        ("created comes from no column", READ_FILE, READ.replace("to_json(state.created at time zone 'UTC')", "to_json(state.created)")),
+        (
+            "timestamp comes from no column",
+            READ_FILE,
+            READ.replace("(state.timestamp at", "(nullif(state.timestamp, state.created) at"),
+        ),
+        ("parameters are", READ_FILE.replace("(flow_run_state_id text)", "(flow_run_state_id uuid)"), READ),
+        ("parameters are", READ_FILE, READ.replace("$1::text::uuid", "$1::uuid")),
+        ("name may be null", READ_FILE, READ.replace("state.name::text as name", "state.message::text as name")),
+        ("id comes from name", READ_FILE, READ.replace("select state.id::text", "select state.name::text")),
+        ("created comes from updated", READ_FILE, READ.replace("to_json(state.created at", "to_json(state.updated at")),
+        ("message comes from no column", READ_FILE, READ.replace("state.message::text", "upper(state.message)::text")),
+        ("line 1", READ_FILE.replace("-> optional", "-> perhaps"), READ),
+        ("line 1", READ_FILE.replace("-- read_flow_run_state(", "-- read_flow_run_stat("), READ),
+        ("line 2", re.sub(r"\n-- .*", "", READ_FILE, count=1), READ),
+        ("the server refuses it", READ_FILE, READ.replace("state.result_artifact_id::text", "state.artifact_id::text")),
+        ("there is no record", READ_FILE.replace("FlowRunState", "FlowState"), READ),
+        ("one statement", READ_FILE + "select 1;\n", READ),
+        ("select *", READ_FILE.replace("select /*", "select *, /*"), READ),
+        ("begin with its name", READ_FILE, READ.replace("*/ select", "*/\nselect")),
+        ("a slot that is not filled", READ_FILE, READ_FILE.replace("-- ", "/* read_flow_run_state */ -- ")),
     ],
 )
-async def test_a_planted_fault_is_found(dsn: str, fault: str, text: str) -> None:
-    assert text != READ
-    assert fault in " ".join(await problems(dsn, "read_flow_run_state", text))
+async def test_a_planted_fault_is_found(dsn: str, fault: str, file: str, text: str) -> None:
+    assert (file, text) != (READ_FILE, READ)
+    assert fault in " ".join(await problems(dsn, "read_flow_run_state", file, text))
 
 
 async def test_a_new_enum_label_is_found(own_dsn: str) -> None:
@@ -80,7 +89,7 @@ async def test_a_new_enum_label_is_found(own_dsn: str) -> None:
     await migrate(connection)
     await connection.execute("alter type state_type add value 'SUSPENDED'")
     await connection.close()
-    assert "label SUSPENDED the record refuses type" in " ".join(await problems(own_dsn, "read_flow_run_state", READ))
+    assert "label SUSPENDED the record refuses type" in " ".join(await problems(own_dsn, "read_flow_run_state", READ_FILE, READ))
 
 
 @pytest.mark.parametrize("path", sorted((SQL / "catalog").glob("*.sql")), ids=lambda path: path.stem)

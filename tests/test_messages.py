@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from flowstates import FlowRunStateAnalytics, FlowRunStateFilter, FlowRunStateRepository, create_pool
-from flowstates.engine.queries import Layout
+from flowstates.values import Layout
 from tests.messages import Said, noted
 
 Source: TypeAlias = "asyncpg.Pool[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from flowstates import FlowRunState, FlowRunStateFilter, FlowRunStatePage, FlowRunStateRepository, InvalidInputError, StateType
-from flowstates.engine.queries import Layout
+from flowstates.values import Layout
 from tests import model
 from tests.conftest import Connection
 from tests.model import LAYOUTS
@@ -25,6 +25,8 @@ FILTERS = [
     None,
     FlowRunStateFilter(types=["RUNNING", "FAILED"], names=["Running"]),
     FlowRunStateFilter(since=START + timedelta(seconds=1), until=START + timedelta(seconds=5)),
+    FlowRunStateFilter(current=True),
+    FlowRunStateFilter(current=True, types=["RUNNING", "PAUSED"], since=START + timedelta(seconds=1)),
 ]
 
 pytestmark = pytest.mark.parametrize("layout", LAYOUTS)
@@ -70,7 +72,7 @@ async def backwards(
         yield page
 
 
-@pytest.mark.parametrize("filter", FILTERS, ids=["all", "some", "in_time"])
+@pytest.mark.parametrize("filter", FILTERS, ids=["all", "some", "in_time", "current", "some_current"])
 @in_every_order[0]
 @in_every_order[1]
 async def test_pages_joined_are_one_list(
@@ -178,11 +180,14 @@ async def test_a_cursor_of_another_question_is_refused(tables: Connection, layou
     assert await refused(repository, page.next, named, newest_first=True)
     assert await refused(FlowRunStateRepository(tables, layout=other), page.next, named)
     # What asks the same is no other question: another limit, a set in any order, a filter that says nothing.
-    for names in (["Paused", "Running"], ["Running", "Paused", "Running"]):
+    for names in (["Paused", "Running"], ["Running", "Paused", "Running"], {"Running", "Paused"}):
         same = FlowRunStateFilter(names=names, since=START.astimezone())
         assert (await repository.read_flow_run_state_page(same, limit=1000, cursor=page.next)).states == model.find(states, named)[1:]
     page = await repository.read_flow_run_state_page(limit=1)
     assert not await refused(repository, page.next, FlowRunStateFilter())
+    assert await refused(repository, page.next, FlowRunStateFilter(current=True))
+    page = await repository.read_flow_run_state_page(FlowRunStateFilter(current=True), limit=1)
+    assert await refused(repository, page.next)
 
 
 @in_every_order[0]

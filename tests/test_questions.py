@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from inspect import getmembers, ismethod, signature
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowstates import FlowRunState, FlowRunStateAnalytics, FlowRunStateFilter, FlowRunStateRepository, InvalidInputError, StateType
-from flowstates.engine.queries import Layout
+from flowstates.values import Layout
 from tests import model
 from tests.conftest import Connection
 from tests.model import LAYOUTS
@@ -54,12 +55,47 @@ def histories(draw: st.DrawFn) -> list[FlowRunState]:
     ]
 
 
+late = st.sampled_from([timedelta(0), US, TEN_MINUTES, timedelta(days=1)])
+
+
+@st.composite
+def prefects_rows(draw: st.DrawFn, states: list[FlowRunState]) -> model.Rows:
+    """What Prefect's rows may say of these runs: where the current state was deleted it is the type and time of that one."""
+    kinds = draw(st.lists(st.sampled_from(["newest", "newest", "late", "ahead", "untimed", "deleted", "behind"]), min_size=1, max_size=4))
+    shift, type_ = draw(late), draw(types)
+    rows = {}
+    for number, (run, history) in enumerate(sorted(model.by_run(states).items())):
+        row = model.row_of(history[-1])
+        match kinds[number % len(kinds)]:
+            case "late":
+                row = row._replace(timestamp=history[-1].timestamp - shift)
+            case "ahead":
+                row = row._replace(timestamp=history[-1].timestamp + shift)
+            case "untimed":
+                row = row._replace(timestamp=None)
+            case "deleted":
+                row = model.Row(None, type_, type_.title(), history[-1].timestamp - shift)
+            case "behind":
+                row = model.row_of(history[-2:][0])
+        rows[run] = row
+    return rows
+
+
+worlds = histories().flatmap(lambda states: st.tuples(st.just(states), prefects_rows(states)))
+World: TypeAlias = tuple[list[FlowRunState], model.Rows]
+
+
+def rows_there(world: World, layout: Layout) -> model.Rows:
+    """Ours say what the histories say."""
+    return world[1] if layout == "prefect" else model.rows_of(world[0])
+
+
 def some(values: st.SearchStrategy[T]) -> st.SearchStrategy[tuple[T, ...] | None]:
     return st.none() | st.lists(values, max_size=3).map(tuple)
 
 
 run_ids = st.sampled_from([*RUNS[:5], UNKNOWN])
-filters = st.none() | st.builds(
+of_states = st.builds(
     FlowRunStateFilter,
     flow_run_ids=some(run_ids),
     ids=some(st.builds(lambda run, number: uuid5(run, str(number)), run_ids, st.integers(0, 5))),
@@ -69,13 +105,19 @@ filters = st.none() | st.builds(
     until=st.none() | times,
     terminal=st.none() | st.booleans(),
 )
+of_current = of_states.map(lambda states: states.model_copy(update={"current": True}))
+filters = st.none() | of_states
 zones = st.sampled_from([UTC, ZoneInfo("Asia/Kolkata"), ZoneInfo("Europe/Berlin")])
 
 
 @st.composite
 def windows(draw: st.DrawFn) -> Question:
     zone = draw(zones)
-    since, length = draw(times), draw(st.sampled_from([timedelta(0), US, 3 * US, TEN_MINUTES, 3 * TEN_MINUTES, HOUR + US, timedelta(days=2)]))
+    # A day after all states Prefect's rows are no longer given the benefit of the doubt.
+    since, length = (
+        draw(times) + draw(st.sampled_from([timedelta(0)] * 3 + [timedelta(days=1)])),
+        draw(st.sampled_from([timedelta(0), US, 3 * US, TEN_MINUTES, 3 * TEN_MINUTES, HOUR + US, timedelta(days=2)])),
+    )
     return {"since": since.astimezone(zone), "until": (since + length).astimezone(zone)}
 
 
@@ -88,12 +130,12 @@ def series(draw: st.DrawFn) -> Question:
 
 
 @asynccontextmanager
-async def stored(connection: Connection, layout: Layout, states: list[FlowRunState]) -> AsyncIterator[None]:
-    """The states are there for the block, in a transaction that is rolled back."""
+async def stored(connection: Connection, layout: Layout, states: list[FlowRunState], rows: model.Rows | None = None) -> AsyncIterator[None]:
+    """The states and their runs' rows are there for the block, in a transaction that is rolled back."""
     transaction = connection.transaction()
     await transaction.start()
     try:
-        await model.store(connection, layout, states)
+        await model.store(connection, layout, states, rows)
         yield
     finally:
         await transaction.rollback()
@@ -107,36 +149,39 @@ async def tables(connection: Connection, layout: Layout) -> Connection:
 
 @one_of_layouts
 @bounded
-@given(states=histories(), filter=filters, limit=st.integers(1, 7), newest_first=st.booleans())
-async def test_filters(
-    tables: Connection, layout: Layout, states: list[FlowRunState], filter: FlowRunStateFilter | None, limit: int, newest_first: bool
-) -> None:
+@given(world=worlds, filter=filters | of_current, limit=st.integers(1, 7), newest_first=st.booleans())
+async def test_filters(tables: Connection, layout: Layout, world: World, filter: FlowRunStateFilter | None, limit: int, newest_first: bool) -> None:
+    states, rows = world[0], rows_there(world, layout)
     repository = FlowRunStateRepository(tables, layout=layout)
-    async with stored(tables, layout, states):
+    async with stored(tables, layout, states, rows):
         async with repository.stream_flow_run_states(filter) as stream:
-            assert [state async for state in stream] == model.find(states, filter)
-        assert await repository.count_flow_run_states(filter) == len(model.find(states, filter))
+            assert [state async for state in stream] == model.find(states, filter, rows=rows)
+        assert await repository.count_flow_run_states(filter) == len(model.find(states, filter, rows=rows))
         for order in ("run", "time"):
-            expected = model.find(states, filter, order=order, newest_first=newest_first)
-            page = await repository.read_flow_run_state_page(filter, limit=limit, order=order, newest_first=newest_first)
-            assert (page.states, page.next is None, page.previous) == (expected[:limit], len(expected) <= limit, None)
-            if page.next is not None:
-                page = await repository.read_flow_run_state_page(filter, limit=limit, order=order, newest_first=newest_first, cursor=page.next)
+            asked: Question = {"limit": limit, "order": order, "newest_first": newest_first}
+            expected = model.find(states, filter, order=order, newest_first=newest_first, rows=rows)
+            first = await repository.read_flow_run_state_page(filter, **asked)
+            assert (first.states, first.next is None, first.previous) == (expected[:limit], len(expected) <= limit, None)
+            if first.next is not None:
+                page = await repository.read_flow_run_state_page(filter, **asked, cursor=first.next)
                 assert (page.states, page.next is None) == (expected[limit : 2 * limit], len(expected) <= 2 * limit)
+                back = await repository.read_flow_run_state_page(filter, **asked, cursor=page.previous)
+                assert (back.states, back.next is None, back.previous) == (first.states, False, None)
 
 
 @one_of_layouts
 @bounded
-@given(states=histories(), runs=st.just(RUNS) | st.lists(run_ids, max_size=8), last=st.integers(1, 7), at=times, zone=zones)
+@given(world=worlds, runs=st.just(RUNS) | st.lists(run_ids, max_size=8), last=st.integers(1, 7), at=times, zone=zones)
 async def test_many_runs_at_once_and_as_of_a_moment(
-    tables: Connection, layout: Layout, states: list[FlowRunState], runs: list[UUID], last: int, at: datetime, zone: ZoneInfo
+    tables: Connection, layout: Layout, world: World, runs: list[UUID], last: int, at: datetime, zone: ZoneInfo
 ) -> None:
+    states, rows = world[0], rows_there(world, layout)
     repository = FlowRunStateRepository(tables, layout=layout)
     expected = model.by_run(states, runs)
-    async with stored(tables, layout, states):
+    async with stored(tables, layout, states, rows):
         assert await repository.read_flow_run_states_by_run(runs, last=last) == {run: of[-last:] for run, of in expected.items()}
         current = await repository.read_current_flow_run_states(map(str, runs))
-        assert current == {run: of[-1] for run, of in expected.items()}
+        assert current == {run: state for run, state in model.current(states, rows).items() if run in runs}
         for run in {*runs[:3], UNKNOWN}:
             assert await repository.read_current_flow_run_state(run) == current.get(run)
         for clock in ("timestamp", "created"):
@@ -147,7 +192,7 @@ async def test_many_runs_at_once_and_as_of_a_moment(
 @one_of_layouts
 @bounded
 @given(
-    states=histories(),
+    world=worlds,
     filter=st.none() | st.builds(FlowRunStateFilter, flow_run_ids=some(run_ids), types=some(types), names=some(names)),
     window=windows(),
     now=times,
@@ -157,38 +202,91 @@ async def test_many_runs_at_once_and_as_of_a_moment(
 async def test_time_in_states(
     tables: Connection,
     layout: Layout,
-    states: list[FlowRunState],
+    world: World,
     filter: FlowRunStateFilter | None,
     window: Question,
     now: datetime,
     by: Any,
     per_run: bool,
 ) -> None:
+    states, rows = world[0], rows_there(world, layout)
     asked = {**window, "now": now, "by": by, "per_run": per_run}
-    async with stored(tables, layout, states):
+    async with stored(tables, layout, states, rows):
         measured = await FlowRunStateAnalytics(tables, layout=layout).measure_time_in_states(filter, **asked)
     # In which order is the server's collation's affair.
-    assert {entry[:2]: entry for entry in measured} == {entry[:2]: entry for entry in model.time_in_states(states, filter, **asked)}
+    assert {entry[:2]: entry for entry in measured} == {entry[:2]: entry for entry in model.time_in_states(states, filter, **asked, rows=rows)}
     assert len({entry[:2] for entry in measured}) == len(measured)
 
 
 @one_of_layouts
 @bounded
-@given(states=histories(), filter=filters, runs=st.none() | st.lists(run_ids, max_size=4), asked=series(), terminal=st.booleans())
+@given(world=worlds, filter=filters, runs=st.none() | st.lists(run_ids, max_size=4), asked=series(), terminal=st.booleans())
 async def test_counts_in_time(
     tables: Connection,
     layout: Layout,
-    states: list[FlowRunState],
+    world: World,
     filter: FlowRunStateFilter | None,
     runs: list[UUID] | None,
     asked: Question,
     terminal: bool,
 ) -> None:
+    states, rows = world[0], rows_there(world, layout)
     analytics = FlowRunStateAnalytics(tables, layout=layout)
-    async with stored(tables, layout, states):
+    async with stored(tables, layout, states, rows):
         assert await analytics.count_transitions(filter, **asked) == model.transitions(states, filter, **asked)
         occupied = await analytics.count_occupancy(runs, **asked, terminal=terminal)
-    assert occupied == model.occupancy(states, runs, **asked, terminal=terminal)
+        now = await analytics.count_current()
+    assert occupied == model.occupancy(states, runs, **asked, terminal=terminal, rows=rows)
+    assert now.counts == model.count_current(rows)
+
+
+@one_of_layouts
+@pytest.mark.parametrize("lag", [timedelta(0), US, timedelta(days=1)])
+async def test_a_row_that_is_a_day_late_changes_no_answer(tables: Connection, layout: Layout, lag: timedelta) -> None:
+    """What the histories alone say, at every edge of a window."""
+    told = (StateType.SCHEDULED, StateType.RUNNING, StateType.COMPLETED)
+    states = [
+        model.state(run, uuid5(run, str(n)), type_, START + n * HOUR) for run in RUNS[:3] for n, type_ in enumerate(told[: 1 + RUNS.index(run)])
+    ]
+    rows = model.rows_of(states)
+    if layout == "prefect":
+        rows = {run: row._replace(timestamp=row.timestamp and row.timestamp - lag) for run, row in rows.items()}
+    analytics, repository = FlowRunStateAnalytics(tables, layout=layout), FlowRunStateRepository(tables, layout=layout)
+    async with stored(tables, layout, states, rows):
+        for since in (START + hours * HOUR + us * US for hours in range(4) for us in (-1, 0, 1)):
+            window: Question = {"since": since, "until": since + HOUR}
+            for terminal in (False, True):
+                occupied = await analytics.count_occupancy(**window, step=TEN_MINUTES, terminal=terminal)
+                assert occupied == model.occupancy(states, **window, step=TEN_MINUTES, terminal=terminal)
+            measured = await analytics.measure_time_in_states(**window, now=START + 5 * HOUR)
+            assert set(measured) == set(model.time_in_states(states, **window, now=START + 5 * HOUR))
+            for current in (False, True):
+                filter = FlowRunStateFilter(**window, current=current)
+                assert (await repository.read_flow_run_state_page(filter, order="time")).states == model.find(states, filter, order="time")
+
+
+@one_of_layouts
+async def test_a_window_may_begin_and_end_with_time_itself(tables: Connection, layout: Layout) -> None:
+    states = [model.state(run, uuid5(run, "0"), StateType.RUNNING, START) for run in RUNS[:4]]
+    repository, analytics = FlowRunStateRepository(tables, layout=layout), FlowRunStateAnalytics(tables, layout=layout)
+    ends: Question = {"since": datetime.min.replace(tzinfo=UTC), "until": datetime.max.replace(tzinfo=UTC)}
+    async with stored(tables, layout, states):
+        for current in (False, True):
+            for asked in (ends, {"since": ends["since"]}, {"until": ends["until"]}):
+                filter = FlowRunStateFilter(**asked, current=current)
+                assert await repository.count_flow_run_states(filter) == 4
+                for order in ("run", "time"):
+                    for newest_first in (False, True):
+                        page = await repository.read_flow_run_state_page(filter, order=order, newest_first=newest_first)
+                        assert page.states == model.find(states, filter, order=order, newest_first=newest_first)
+                async with repository.stream_flow_run_states(filter) as stream:
+                    assert [state async for state in stream] == model.find(states, filter)
+        (begun,) = await analytics.count_transitions(**ends, step=timedelta.max)
+        assert begun.counts[StateType.RUNNING] == 4
+        occupied = await analytics.count_occupancy(**ends, step=timedelta(days=1_000_000), terminal=True)
+        assert [of.counts[StateType.RUNNING] for of in occupied] == [0, 4, 4, 4]
+        (running,) = await analytics.measure_time_in_states(**ends, now=START + HOUR)
+        assert (running.visits, running.total) == (4, 4 * HOUR)
 
 
 @one_of_layouts
@@ -307,8 +405,11 @@ BAD: list[tuple[str, Ask, Question]] = [
     ("now", ANALYTICS.measure_time_in_states, WINDOW | {"now": NAIVE}),
     ("until", ANALYTICS.measure_time_in_states, WINDOW | {"until": START - US}),
     *(("by", ANALYTICS.measure_time_in_states, WINDOW | {"by": by}) for by in ("message", None, "TYPE")),
-    *((f"filter.{field}", ANALYTICS.measure_time_in_states, WINDOW | {"filter": FlowRunStateFilter(**{field: value})})
-      for field, value in (("ids", []), ("since", START), ("until", START), ("terminal", False))),
+    *((f"filter.{field}", ANALYTICS.measure_time_in_states, WINDOW | {"filter": filter})
+      for field, filter in (("ids", FlowRunStateFilter(ids=[])), ("since", FlowRunStateFilter(since=START)),
+                            ("until", FlowRunStateFilter(until=START)), ("terminal", FlowRunStateFilter(terminal=False)),
+                            ("current", FlowRunStateFilter(current=True)))),
+    ("filter.current", ANALYTICS.count_transitions, WINDOW | {"step": HOUR, "filter": FlowRunStateFilter(current=True)}),
 ]  # fmt: skip
 
 
@@ -324,10 +425,24 @@ async def test_bad_input_is_refused_by_name_before_anything_is_sent(field: str, 
     [("flow_run_ids", ["x"]), ("flow_run_ids", str(RUNS[0])), ("ids", [5]), ("types", ["SUSPENDED"]), ("types", "RUNNING"), ("names", [5]),
      ("names", ["\0"]), ("names", "Running"), ("since", NAIVE), ("until", "yesterday"), ("since", 5), ("terminal", "perhaps"), ("type", "RUNNING")],
 )  # fmt: skip
-def test_a_bad_filter_is_refused_by_name(field: str, value: object) -> None:
+def test_a_bad_filter_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         FlowRunStateFilter(**{field: value})
     assert caught.value.field == field
+
+
+WITH_FILTER: list[Callable[..., Any]] = [
+    method for runner in (REPOSITORY, ANALYTICS) for _, method in getmembers(runner, ismethod) if "filter" in signature(method).parameters
+]
+
+
+@pytest.mark.parametrize("ask", WITH_FILTER, ids=lambda ask: ask.__name__)
+@pytest.mark.parametrize("none", [{}, {"types": ["RUNNING"]}, "RUNNING", "", [], False, FlowRunStateFilter], ids=repr)
+async def test_what_is_no_filter_is_refused_before_anything_is_sent(ask: Callable[..., Any], none: object) -> None:
+    given: Question = {"since": START, "until": START, "step": HOUR}
+    with pytest.raises(InvalidInputError) as caught:
+        await ask(none, **{name: given[name] for name, parameter in signature(ask).parameters.items() if parameter.default is parameter.empty})
+    assert caught.value.field == "filter"
 
 
 async def test_a_window_in_a_zone_that_sets_its_clocks_back_is_as_long_as_it_is(connection: Connection) -> None:

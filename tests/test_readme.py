@@ -19,14 +19,15 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from flowstates import FlowRunStateRepository, StateType, create_pool, migrate
-from flowstates.engine.queries import Layout
+from flowstates import FlowRunStateRepository, StateType, UnexpectedStateError, create_pool, migrate
+from flowstates.values import Layout
 from tests.conftest import Connection, Pool
+from tests.examples import BLOCK, write_examples
 from tests.servers import PREFECT_TABLES
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-TEN_LINES, CLAIM, ASKING, WITH_SQLALCHEMY, ON_PREFECT, SERVICE, POOLER = [code for language, code in BLOCKS if language == "python"]
+BLOCKS = BLOCK.findall(README)
+TEN_LINES, CLAIM, JOBS, ASKING, WITH_SQLALCHEMY, ON_PREFECT, SERVICE, POOLER = [code for language, code in BLOCKS if language == "python"]
 MAKE, COMMANDS = [code for language, code in BLOCKS if language == "sh"]
 (GRANTS,) = [code for language, code in BLOCKS if language == "sql"]
 
@@ -48,6 +49,13 @@ async def test_writing_with_an_expectation(pool: Pool) -> None:
     assert sorted([await claim(states, run, "one"), await claim(states, run, "two")]) == [False, True]
 
 
+async def test_transitions(pool: Pool) -> None:
+    states, run = names_of(JOBS)["jobs"](pool), uuid4()
+    await states.create_flow_run_state(run, StateType.PENDING)
+    with pytest.raises(UnexpectedStateError):
+        await states.create_flow_run_state(run, StateType.COMPLETED)
+
+
 async def test_asking(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
     states, run = FlowRunStateRepository(pool), uuid4()
     for _ in range(45):
@@ -55,6 +63,7 @@ async def test_asking(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
     await names_of(ASKING)["look"](pool, [run])
     out = capsys.readouterr().out
     assert out.count(str(run)) == 45
+    assert re.search(r"StateType.FAILED: 'FAILED'>: [1-9]", out)
     assert re.search(r"^1 0 \d+$", out, re.MULTILINE)
     assert re.search(r"^2[45] 2[45]$", out, re.MULTILINE)
 
@@ -105,6 +114,18 @@ def test_a_services_whole_life(own_dsn: str, monkeypatch: pytest.MonkeyPatch) ->
     assert asyncio.run(stored()) == (run, "lost worker")
 
 
+@pytest.mark.once
+def test_the_examples_of_all_pages_are_written_for_type_checkers_at_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "guides").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("# One\n```python\na = 1\n```\n```sh\nls\n```\n```python\nb = 1\n```\n")
+    (tmp_path / "docs" / "guides" / "how-to.md").write_text("- Indented:\n  ```python\n  if c:\n      d()\n  ```\n")
+    for _ in range(2):
+        write_examples(tmp_path)
+        written = {path.name: path.read_text() for path in (tmp_path / "build" / "examples").iterdir()}
+        assert written == {"README_3.py": "\n\na = 1\n", "README_9.py": "\n" * 8 + "b = 1\n", "docs_guides_how_to_3.py": "\n\nif c:\n    d()\n"}
+        (tmp_path / "build" / "examples" / "of_yesterday.py").touch()
+
+
 def test_the_commands(own_dsn: str, tmp_path: Path) -> None:
     environment = os.environ | {"FLOWSTATES_DATABASE_URL": own_dsn, "PYTHONPATH": str(Path(__file__).parent.parent)}
     assert {line.split()[1] for line in COMMANDS.splitlines()} >= {"migrate", "check", "create", "list", "show", "delete", "import", "export"}
@@ -142,7 +163,7 @@ async def test_the_grants(connection: Connection, own_dsn: str) -> None:
                 assert await migrate(pools[role]) == []
             with pytest.raises(asyncpg.InsufficientPrivilegeError) as caught:
                 await reader.create_flow_run_state(uuid4(), "RUNNING")
-            assert "creating insert and update (id)" in caught.value.__notes__[0]
+            assert "creating insert on both" in caught.value.__notes__[0]
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await reader.delete_flow_run_state(state.id)
             assert await FlowRunStateRepository(pools["writer"]).delete_flow_run_state(state.id)

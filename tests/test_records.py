@@ -63,7 +63,8 @@ def make_state(**changes: Any) -> FlowRunState:
 
 
 def new(**given: Any) -> NewFlowRunState:
-    return NewFlowRunState(**{"flow_run_id": RUN, "type": "RUNNING"} | given)
+    values: dict[str, Any] = {"flow_run_id": RUN, "type": "RUNNING"}
+    return NewFlowRunState(**values | given)
 
 
 def nested(levels: int, *, of: type[list[Any]] | type[dict[str, Any]] = list) -> Any:

@@ -135,7 +135,8 @@ def test_a_history_rises_and_moves_only_what_would_not(store: Store, asked: list
 def test_a_value_that_cannot_be_stored_is_refused_wherever_it_is(value: Any, wrong: Any, path: list[str]) -> None:
     for key in path:
         wrong = {"before": value, key: [value, wrong]}
-    for field, given_ in (("data", wrong), ("state_details", {"unknown": wrong})):
+    details: Any = {"unknown": wrong}
+    for field, given_ in (("data", wrong), ("state_details", details)):
         with pytest.raises(InvalidInputError) as caught:
-            NewFlowRunState(**{"flow_run_id": uuid4(), "type": "RUNNING", field: given_})
+            NewFlowRunState(flow_run_id=uuid4(), type="RUNNING", **{field: given_})
         assert caught.value.field == field

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from flowstates import FlowRunState, FlowRunStateFilter, FlowRunStateRepository, StateType, UnreadableRowError, create_pool, migrate
-from flowstates.engine.queries import Layout
 from flowstates.records import NewFlowRunState
+from flowstates.values import Layout
 from tests import model
 from tests.conftest import Connection
 
@@ -171,8 +171,8 @@ async def test_a_task_that_is_cancelled_while_it_waits_gives_its_connection_back
 async def test_memory_does_not_grow_with_what_has_been_read(connection: Connection) -> None:
     states = await filled(connection, 0)
     await connection.execute(
-        "insert into flow_run_state (flow_run_id, type, name, timestamp, sequence, message)"
-        " select md5((n / 10)::text)::uuid, 'RUNNING', 'Running', '2024-03-05 12:00Z'::timestamptz + n * interval '1 second', n, repeat('x', 100)"
+        "insert into flow_run_state (flow_run_id, type, name, timestamp, message)"
+        " select md5((n / 10)::text)::uuid, 'RUNNING', 'Running', '2024-03-05 12:00Z'::timestamptz + n * interval '1 second', repeat('x', 100)"
         " from generate_series(1, 200000) as n"
     )
     blocks, count = [sys.getallocatedblocks()], 0

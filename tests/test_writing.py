@@ -28,13 +28,17 @@ MICROSECOND = timedelta(microseconds=1)
 PENDING, RUNNING, COMPLETED = StateType.PENDING, StateType.RUNNING, StateType.COMPLETED
 
 
-async def sequences(pool: Pool, run: UUID) -> list[int]:
-    rows = await pool.fetch("select sequence from flow_run_state where flow_run_id = $1 order by sequence", run)
-    return [row[0] for row in rows]
+async def length(pool: Pool, run: UUID) -> int:
+    """How many states a run has, whose row points at the newest."""
+    history = await FlowRunStateRepository(pool).read_flow_run_states(run)
+    row = await pool.fetchrow("select state_id, state_type, state_name, state_timestamp from flow_run where id = $1", run)
+    assert (row and tuple(row)) == ((history and (history[-1].id, history[-1].type, history[-1].name, history[-1].timestamp)) or None)
+    return len(history)
 
 
 def new(run: UUID, **values: Any) -> NewFlowRunState:
-    return NewFlowRunState(**{"flow_run_id": run, "type": RUNNING, "timestamp": NOON} | values)
+    given: dict[str, Any] = {"flow_run_id": run, "type": RUNNING, "timestamp": NOON}
+    return NewFlowRunState(**given | values)
 
 
 async def test_expecting_an_id(pool: Pool) -> None:
@@ -82,7 +86,7 @@ async def test_of_many_that_expect_the_same_one_wins(dsn: str, isolation: str) -
             (winner,) = [state for state in done if not isinstance(state, BaseException)]
             assert all(isinstance(lost, UnexpectedStateError) and lost.current == winner for lost in done if lost is not winner)
             expected = winner.id
-        assert await sequences(pool, run) == list(range(1, 9))
+        assert await length(pool, run) == 8
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
@@ -93,7 +97,7 @@ async def test_many_writers_at_one_timestamp_all_succeed(dsn: str, isolation: st
         await asyncio.gather(*[states.create_flow_run_state(run, RUNNING, timestamp=NOON) for _ in range(200)])
         history = await states.read_flow_run_states(run)
         assert [state.timestamp for state in history] == [NOON + number * MICROSECOND for number in range(200)]
-        assert await sequences(pool, run) == list(range(1, 201))
+        assert await length(pool, run) == 200
 
 
 async def test_with_types_each_is_judged_at_its_turn(pool: Pool) -> None:
@@ -194,12 +198,12 @@ async def test_contention_that_does_not_end_says_that_nothing_was_stored(pool: P
     states, run = FlowRunStateRepository(pool), uuid4()
 
     async def lost(*_: Any, **__: Any) -> None:
-        await asyncio.sleep(0.01)
+        await FlowRunStateRepository(pool).create_flow_run_states([new(run, timestamp=None)])
 
     monkeypatch.setattr("flowstates.engine.execution.Execution.insert", lost)
     with pytest.raises(ContentionError, match="nothing was stored"):
-        await states.create_flow_run_state(run, RUNNING, timeout=0.3)
-    assert await states.read_flow_run_states(run) == []
+        await states.create_flow_run_state(run, RUNNING)
+    assert await length(pool, run) == 5
 
 
 async def test_a_batch_keeps_timestamps_and_the_given_order_of_outcomes(pool: Pool) -> None:
@@ -212,8 +216,8 @@ async def test_a_batch_keeps_timestamps_and_the_given_order_of_outcomes(pool: Po
     assert [outcome.timestamp for outcome in outcomes[:4]] == [state.timestamp for state in batch[:4]]
     history = await states.read_flow_run_states(one)
     assert [state.id for state in history] == [batch[1].id, batch[2].id, current.id, batch[4].id]
-    assert await sequences(pool, one) == [1, 2, 3, 4]
-    assert await sequences(pool, two) == [1, 2]
+    assert await length(pool, one) == 4
+    assert await length(pool, two) == 2
 
 
 async def test_a_tie_takes_the_first_free_microsecond(pool: Pool) -> None:
@@ -225,7 +229,7 @@ async def test_a_tie_takes_the_first_free_microsecond(pool: Pool) -> None:
     assert [(outcome.status, outcome.reason) for outcome in outcomes] == [
         ("refused", "its timestamp is taken in its run"), ("created", None), ("created", None),
     ]  # fmt: skip
-    assert await sequences(pool, run) == list(range(1, 8))
+    assert await length(pool, run) == 7
 
 
 async def test_many_ties_take_time_in_proportion(pool: Pool) -> None:
@@ -265,7 +269,7 @@ async def test_a_batch_leaves_no_gap_for_a_writer_with_an_old_view(pool: Pool) -
     stored = [new(run) for _ in range(3)]
     await states.create_flow_run_states(stored)
     await states.create_flow_run_states([stored[0], new(run), stored[1], new(run, id=stored[2].id, data=1), new(run)])
-    assert await sequences(pool, run) == [1, 2, 3, 4, 5]
+    assert await length(pool, run) == 5
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
@@ -277,7 +281,7 @@ async def test_batches_and_creates_of_the_same_runs_at_once(dsn: str, isolation:
         creates = [states.create_flow_run_state(run, RUNNING) for run in runs for _ in range(10)]
         await asyncio.gather(*batches, *creates)
         for run in runs:
-            assert await sequences(pool, run) == list(range(1, 71))
+            assert await length(pool, run) == 70
 
 
 async def test_a_cancelled_batch_is_wholly_undone_and_the_pool_usable(dsn: str) -> None:
@@ -320,3 +324,27 @@ async def test_deleting_many_of_what_is_unclear_is_refused(pool: Pool, given: di
     with pytest.raises(InvalidInputError) as caught:
         await FlowRunStateRepository(pool).delete_flow_run_states(**given)
     assert caught.value.field == field
+
+
+async def test_transitions_say_what_a_create_expects(pool: Pool) -> None:
+    states, run = FlowRunStateRepository(pool, transitions={None: [PENDING], PENDING: [RUNNING], RUNNING: [PENDING, COMPLETED]}), uuid4()
+    with pytest.raises(UnexpectedStateError) as caught:
+        await states.create_flow_run_state(run, RUNNING)
+    assert caught.value.current is None
+    first = await states.create_flow_run_state(run, PENDING)
+    for type_ in (PENDING, COMPLETED):
+        with pytest.raises(UnexpectedStateError) as caught:
+            await states.create_flow_run_state(run, type_)
+        assert caught.value.current == first
+    with pytest.raises(InvalidInputError, match="type: FAILED follows nothing"):
+        await states.create_flow_run_state(run, StateType.FAILED)
+    await states.create_flow_run_state(run, RUNNING)
+    await states.create_flow_run_state(run, StateType.FAILED, expected={RUNNING})  # what is said goes before what is given for all
+    assert await length(pool, run) == 3
+
+
+@pytest.mark.parametrize("transitions", [{"x": []}, {None: ["x"]}, {PENDING: "RUNNING"}, {PENDING: 5}, [PENDING], 5])
+async def test_transitions_that_are_none_are_refused(pool: Pool, transitions: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        FlowRunStateRepository(pool, transitions=transitions)
+    assert caught.value.field == "transitions"

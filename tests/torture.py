@@ -1,7 +1,8 @@
 """python -m tests.torture --seconds 20 --seed 1: random writers and random faults for as long as one says; what is wrong at the end is an error.
 
-A round is some new runs, writers that write to them, and a few faults; after it the history is checked. Without --dsn the server is an
-embedded one, which also crashes. With --dsn the faults change defaults of that database and end all connections to it: give it one of its own.
+A round is some new runs, writers that write to them, and a few faults; after it the histories and the runs' rows are checked. Without --dsn
+the server is an embedded one, which also crashes. With --dsn the faults change defaults of that database and end all connections to it: give
+it one of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from contextlib import asynccontextmanager
 from random import Random
 
 from flowstates import migrate
-from tests.faults import FAULTS, ISOLATION, OwnServer, folder_for_a_server, target, writing
+from tests.faults import FAULTS, OwnServer, folder_for_a_server, target, writing
+from tests.writers import ISOLATION, MIXED
 
 
 class Torture:
@@ -34,18 +36,18 @@ class Torture:
     async def _round(self, dsn: str, server: OwnServer | None) -> str:
         random = self.random
         size = {"runs": random.randint(1, 5), "connections": random.choice([1, 3, 8])}
-        async with asyncio.timeout(60), target(dsn, isolation=random.choice(ISOLATION), **size) as at:
+        async with asyncio.timeout(600), target(dsn, isolation=random.choice((*ISOLATION, MIXED)), **size) as at:
             await migrate(at.pool)
             async with writing(at, random, writers=random.randint(2, 12)):
                 for _ in range(3):
-                    await asyncio.sleep(random.uniform(0, 0.4))
+                    await at.writers.log.more(random.randint(0, 200))
                     if server is not None and random.random() < 0.15:
                         await server.crash()
                         at.proxy.server = at.dsn = await server.start()
                     else:
                         await random.choice(FAULTS)(at, random)
                     self.count["faults"] += 1
-                await asyncio.sleep(0.1)
+                await at.writers.log.more(20)
             problems = await at.writers.problems()
             self.count["writes"] += at.writers.written()
             self.count.update(problem.partition(":")[0] for problem in problems)
@@ -54,7 +56,7 @@ class Torture:
 
     def report(self) -> str:
         count = self.count
-        others = sum(count[kind] for kind in ("phantom", "differs", "disorder"))
+        others = sum(count[kind] for kind in ("phantom", "differs", "disorder", "row"))
         return (
             f"{count['writes']} writes, {count['faults']} faults, {count['lost']} lost, {count['doubled']} doubled, {count['fork']} forks, "
             f"{others} other problems"

@@ -1,12 +1,15 @@
-"""Random writers: what they ask of a repository goes into a log, and what has an id is asked again until the answer is known."""
+"""Random writers: what they ask of a repository goes into a log, and what has an id is asked again until the answer is known.
+
+Some hold a transaction of several statements, at an isolation level of its own, and half of these are rolled back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from itertools import count
+from itertools import cycle
 from random import Random
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 from uuid import UUID, uuid4
@@ -16,11 +19,18 @@ from asyncpg.exceptions import InternalClientError
 
 from flowstates import CreateOutcome, FlowRunState, FlowRunStateRepository, FlowStatesError, NewFlowRunState, StateType
 from flowstates.engine.appending import Expected
-from tests.conftest import Pool
-from tests.history import Call, Create, Delete, check, read_stored
+from flowstates.engine.execution import AnyConnection
+from tests.calls import Call, Create, Delete, Log, Outcome
+from tests.conftest import Connection, Pool
+from tests.history import check
+from tests.stored import read_stored, wrong_rows
 
-Kind: TypeAlias = Literal["append", "nameless", "follow", "first", "typed", "bulk", "again", "other", "delete", "delete_many", "delete_run"]
+Kind: TypeAlias = Literal[
+    "append", "nameless", "follow", "first", "typed", "bulk", "again", "other", "delete", "delete_many", "delete_run", "transaction"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+ISOLATION = ("read committed", "repeatable read", "serializable")
+MIXED = "mixed"
 T = TypeVar("T")
 OF_THE_CONNECTION = ("08", "57P")  # the classes of errors after which the server may yet have committed
 
@@ -33,21 +43,84 @@ class Step(NamedTuple):
 
 
 def random_steps(random: Random, steps: int) -> list[Step]:
-    weights = [6, 2, 8, 2, 3, 2, 2, 1, 3, 1, 0.3]
-    return [Step(kind, min(int(random.expovariate(0.1)), 99)) for kind in random.choices(KINDS, weights, k=steps)]
+    weights = [6, 2, 8, 2, 3, 2, 2, 1, 3, 1, 0.3, 4]
+    kinds = random.choices(KINDS, weights, k=steps)
+    return [Step(kind, random.randrange(100) if kind == "transaction" else min(int(random.expovariate(0.1)), 99)) for kind in kinds]
+
+
+class RolledBack(Exception):  # noqa: N818 (no error)
+    """A transaction that was to be rolled back."""
+
+
+class Transaction:
+    """What is asked in one transaction, noted in the log of the writers. What becomes of it is known when that ends."""
+
+    def __init__(self, log: Log, who: str, connection: AnyConnection, *, begun: float | None = None) -> None:
+        """`begun` is when its snapshot was taken at the earliest, if it keeps one: what was done after it is not seen."""
+        self.calls: list[Call] = []
+        self.states = FlowRunStateRepository(connection)
+        self._log = log
+        self._who = who
+        self._begun = begun
+
+    async def create(self, run: UUID, expected: Expected) -> FlowRunState:
+        call = Create(who=self._who, run=run, message=self._log.message(self._who), id=uuid4(), expected=expected)
+        self._note(call)
+        call.record = await self.states.create_flow_run_state(run, call.type, id=call.id, message=call.message, expected=expected)
+        return call.record
+
+    async def delete(self, *ids: UUID) -> None:
+        call = Delete(who=self._who, ids=frozenset(ids))
+        self._note(call)
+        call.gone = frozenset(await self.states.delete_flow_run_states(flow_run_state_ids=ids))
+
+    async def end_run(self, run: UUID) -> None:
+        call = Delete(who=self._who, runs=frozenset([run]))
+        self._note(call)
+        call.gone = frozenset(await self.states.delete_flow_run_states(flow_run_ids=[run]))
+
+    def end(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        self._log.end(self.calls, time.monotonic(), outcome, error)
+
+    def _note(self, call: Call) -> None:
+        call.begun = time.monotonic() if self._begun is None else self._begun
+        call.transaction, call.place = self, len(self.calls)
+        self.calls.append(call)
+        self._log.calls.append(call)
+
+
+def level(isolation: str) -> Any:
+    """What a transaction of asyncpg's calls it."""
+    return isolation.replace(" ", "_")
+
+
+def defaults(isolation: str) -> dict[str, Any]:
+    """Options of a pool whose connections have this default, or one after another each of the three. A deadlock is found soon."""
+    settings = {"deadlock_timeout": "50ms"}
+    if isolation != MIXED:
+        return {"server_settings": settings | {"default_transaction_isolation": isolation}}
+    levels = cycle(ISOLATION)
+
+    async def init(connection: Connection) -> None:
+        await connection.execute("select set_config('default_transaction_isolation', $1, false)", next(levels))
+
+    return {"server_settings": settings, "init": init}
 
 
 class Writers:
-    def __init__(self, pool: Pool, runs: int, *, timeout: float = 5.0, patience: float = 8.0, pause: float = 0.01) -> None:
+    """`timeout` is that of a call, `patience` how long one call is repeated, in seconds."""
+
+    def __init__(self, pool: Pool, runs: int, *, timeout: float = 60.0, patience: float = 100.0, pause: float = 0.01) -> None:
         self.pool = pool
         self.runs = [uuid4() for _ in range(runs)]
-        self.log: list[Call] = []
+        self.log = Log()
         self.in_flight: set[asyncio.Task[Any]] = set()
+        self.seen: set[str] = set()
+        """Problems that were seen meanwhile."""
         self._states = FlowRunStateRepository(pool)
         self._timeout = timeout
         self._patience = patience
         self._pause = pause
-        self._numbers = count(1)
         self._known: dict[UUID, list[FlowRunState]] = {run: [] for run in self.runs}
         self._asked: list[Create] = []
 
@@ -60,10 +133,14 @@ class Writers:
             await self.work(who, random_steps(random, 5))
 
     async def problems(self) -> list[str]:
-        return check(self.log, await read_stored(self.pool, self.runs))
+        return [*self.seen, *check(self.log.calls, *await read_stored(self.pool, self.runs))]
+
+    async def watch(self, connection: AnyConnection) -> None:
+        """Holds the rows of the runs against their states once: they must agree in every snapshot."""
+        self.seen |= {f"row: {wrong}" for wrong in await wrong_rows(connection, *self.runs)}
 
     def written(self) -> int:
-        return sum(call.outcome == "acknowledged" for call in self.log)
+        return sum(call.outcome == "acknowledged" for call in self.log.calls)
 
     async def take(self, who: str, step: Step) -> None:
         run = self.runs[step.pick % len(self.runs)]
@@ -83,7 +160,7 @@ class Writers:
             case "typed":
                 await self.create(who, run, type_, expected={type_, StateType.RUNNING} | ({known[-1].type} if known else set()))
             case "bulk":
-                await self._bulk(who, step, known[-1].timestamp if known else None)
+                await self.bulk(who, self._batch(who, step, known[-1].timestamp if known else None))
             case "again" | "other" if self._asked:
                 asked = self._asked[-1 - step.pick % len(self._asked)]
                 message = asked.message if step.kind == "again" else None
@@ -94,13 +171,15 @@ class Writers:
                 await self.delete(who, ids=[state.id for state in known[-1 - step.pick % 3 :]] + [uuid4()])
             case "delete_run":
                 await self.delete(who, runs=[run])
+            case "transaction":
+                await self._transaction(who, run, chosen, step.pick)
 
     async def create(
         self, who: str, run: UUID, type_: StateType, *, id: UUID | str | None = "new", expected: Expected = ..., message: str | None = None
     ) -> FlowRunState | None:
         id_ = uuid4() if id == "new" else id
         assert not isinstance(id_, str)
-        message = message or f"{who} {next(self._numbers)}"
+        message = message or self.log.message(who)
 
         def entries() -> list[Create]:
             return [Create(who=who, run=run, message=message, type=type_, id=id_, expected=expected)]
@@ -116,13 +195,16 @@ class Writers:
             self._known.setdefault(run, []).append(record)
         return record
 
-    async def _bulk(self, who: str, step: Step, newest: datetime | None) -> None:
+    def _batch(self, who: str, step: Step, newest: datetime | None) -> list[NewFlowRunState]:
         states = []
         for number in range(1 + step.pick % 5):
             run = self.runs[(step.pick + number) % len(self.runs)]
             past = newest - timedelta(microseconds=step.pick * number) if newest and number else None
-            message = f"{who} {next(self._numbers)}"
+            message = self.log.message(who)
             states.append(NewFlowRunState(flow_run_id=run, type=StateType.PENDING, id=uuid4(), message=message, timestamp=past))
+        return states
+
+    async def bulk(self, who: str, states: Sequence[NewFlowRunState]) -> None:
         batch = object()
 
         def entries() -> list[Create]:
@@ -153,6 +235,56 @@ class Writers:
 
         (call,), gone = await self._until_known(entries, ask)
         call.gone = frozenset(gone or ())
+        self._forget(ids, runs)
+
+    async def _transaction(self, who: str, run: UUID, chosen: FlowRunState | None, pick: int) -> None:
+        """Several statements; some have their number long before they come to the run."""
+        isolation, has_early_number, is_rolled_back = ISOLATION[pick % 3], pick // 3 % 2, pick // 24 % 2
+        may_be_done = False
+        transaction: Transaction | None = None
+
+        async def ask() -> None:
+            nonlocal may_be_done, transaction
+            async with asyncio.timeout(self._timeout), self.pool.acquire() as connection:
+                begun = None if isolation == "read committed" else time.monotonic()
+                transaction = Transaction(self.log, who, connection, begun=begun)
+                async with connection.transaction(isolation=level(isolation)):
+                    if has_early_number:
+                        await connection.execute("select pg_current_xact_id()")
+                        await asyncio.sleep(0.001)  # others get later numbers
+                    await self._take_in_a_transaction(transaction, run, chosen, pick)
+                    if is_rolled_back:
+                        raise RolledBack
+                    may_be_done = True
+
+        outcome, _, error = await self._answer(ask)
+        if transaction is None:
+            return
+        transaction.end(outcome if may_be_done else "refused", error)
+        if outcome == "acknowledged":
+            self._known[run] += [call.record for call in transaction.calls if isinstance(call, Create) and call.record]
+            self._forget({id_ for call in transaction.calls if isinstance(call, Delete) for id_ in call.gone})
+
+    @staticmethod
+    async def _take_in_a_transaction(transaction: Transaction, run: UUID, chosen: FlowRunState | None, pick: int) -> None:
+        """Append, append, delete the first, or all that is new and what it followed, or the run; or delete what comes before the current state."""
+        if pick // 6 % 4 == 3:
+            newest = (await transaction.states.read_flow_run_states_by_run([run], last=2)).get(run, [])
+            await transaction.delete(*[state.id for state in newest[:1]])
+            await asyncio.sleep(0.001)  # for others to come and wait
+            return
+        followed = await transaction.states.read_current_flow_run_state(run) if pick % 4 else chosen
+        first = await transaction.create(run, followed.id if followed else None)
+        second = await transaction.create(run, first.id)
+        match pick // 6 % 4:
+            case 0:
+                await transaction.delete(first.id)
+            case 1:
+                await transaction.delete(first.id, second.id, *([followed.id] if followed else []))
+            case _:
+                await transaction.end_run(run)
+
+    def _forget(self, ids: Collection[UUID], runs: Collection[UUID] = ()) -> None:
         for known in self._known.values():
             known[:] = [state for state in known if state.id not in ids and state.flow_run_id not in runs]
 
@@ -173,25 +305,24 @@ class Writers:
         begun = time.monotonic()
         for call in calls:
             call.begun = begun
-        self.log += calls
+        self.log.calls += calls
+        outcome, answer, error = await self._answer(ask)
+        self.log.end(calls, time.monotonic(), outcome, error)
+        return answer, error
+
+    async def _answer(self, ask: Callable[[], Awaitable[T]]) -> tuple[Outcome, T | None, BaseException | None]:
         task = asyncio.ensure_future(ask())
         self.in_flight.add(task)
-        answer: T | None = None
-        error: BaseException | None = None
-        outcome: Literal["acknowledged", "refused", "unknown"] = "acknowledged"
         try:
-            answer = await task
+            return "acknowledged", await task, None
         except asyncio.CancelledError as cancelled:
             me = asyncio.current_task()
             if me is not None and me.cancelling():
                 raise
-            outcome, error = "unknown", cancelled
-        except (FlowStatesError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError, OSError, TimeoutError) as failed:
-            stored_nothing = isinstance(failed, FlowStatesError) or not (getattr(failed, "sqlstate", None) or "08").startswith(OF_THE_CONNECTION)
-            outcome, error = "refused" if stored_nothing else "unknown", failed
+            return "unknown", None, cancelled
+        except (RolledBack, FlowStatesError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError, OSError, TimeoutError) as failed:
+            state = getattr(failed, "sqlstate", None) or "08"
+            stored_nothing = isinstance(failed, FlowStatesError | RolledBack) or not state.startswith(OF_THE_CONNECTION)
+            return "refused" if stored_nothing else "unknown", None, failed
         finally:
             self.in_flight.discard(task)
-        ended = time.monotonic()
-        for call in calls:
-            call.ended, call.outcome, call.error = ended, outcome, type(error).__name__ if error else ""
-        return answer, error

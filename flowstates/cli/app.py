@@ -28,11 +28,13 @@ from flowstates.cli.options import (
     end_with_nothing,
     time_option,
 )
-from flowstates.cli.questions import counts, durations, list_states, timeline
+from flowstates.cli.questions import counts, durations, list_states
 from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_slow_questions, print_states
+from flowstates.cli.runs import runs
+from flowstates.cli.timeline import timeline
 from flowstates.cli.transfer import export_states, import_states
-from flowstates.database.checks import Mismatch
-from flowstates.database.migrations import migration_script
+from flowstates.database.migrations import migration_script, unknown_migrations
+from flowstates.database.mismatches import Mismatch
 from flowstates.engine.execution import AnyConnection
 from flowstates.errors import InvalidInputError
 from flowstates.records import FlowRunState, StateType
@@ -41,7 +43,7 @@ from flowstates.repository import FlowRunStateRepository
 if TYPE_CHECKING:
     from flowstates.database.plans import SlowQuestion
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -125,14 +127,20 @@ def migrate(
     if sql:
         typer.echo(migration_script(), nl=False)
         return
-    applied = ask(database_url, flowstates.migrate, to_migrate=False)
+
+    async def work(connection: AnyConnection) -> tuple[list[str], list[str]]:
+        return await flowstates.migrate(connection), await unknown_migrations(connection)
+
+    applied, unknown = ask(database_url, work, to_migrate=False)
     if json:
         print_json_lines(json_format.dumps({"name": name, "applied": True}) for name in applied)
-        return
-    for name in applied:
-        print_line(f"applied: {name}")
-    if not applied:
-        print_line("nothing to apply: the database is current")
+    else:
+        for name in applied:
+            print_line(f"applied: {name}")
+        if not applied:
+            print_line("nothing to apply" if unknown else "nothing to apply: the database is current")
+    for name in unknown:
+        print_error_line(f"applied by a newer version, and not known to this one: {name}")
 
 
 @app.command()
@@ -140,17 +148,20 @@ def check(
     plans: Annotated[
         bool, typer.Option("--plans", help="Ask too how the server would answer each question, and name those that would be slow.")
     ] = False,
+    data: Annotated[
+        bool, typer.Option("--data", help="Read all rows too, and name those that do not agree; print a statement that mends what can be mended.")
+    ] = False,
     database_url: DatabaseUrl = None,
     layout: LayoutOption = LayoutName.FLOWSTATES,
     json: Json = False,
 ) -> None:
     """Say whether the database fits the layout, and what does not.
 
-    It reads only the server's catalog. With --plans it also has the server plan each question, and runs none.
+    It reads only the server's catalog, and with --data all rows too. With --plans it also has the server plan each question, and runs none.
     """
 
     async def work(connection: AnyConnection) -> tuple[list[Mismatch], list[SlowQuestion]]:
-        mismatches = await flowstates.check(connection, layout=layout.value)
+        mismatches = await flowstates.check(connection, layout=layout.value, data=data)
         if not plans or mismatches:
             return mismatches, []
         from flowstates.database.plans import check_plans
@@ -159,11 +170,17 @@ def check(
 
     mismatches, slow = ask(database_url, work, layout=layout.value)
     if json:
-        print_json_lines(json_format.dumps(asdict(mismatch)) for mismatch in mismatches)
+        print_json_lines(
+            json_format.dumps({field: value for field, value in asdict(mismatch).items() if value is not None}) for mismatch in mismatches
+        )
         print_json_lines(json_format.dumps({field: getattr(question, field) for field in ("question", "plan", "index", "rows")}) for question in slow)
     else:
         for mismatch in mismatches:
             print_line(str(mismatch))
+        for mend in dict.fromkeys(mismatch.mend for mismatch in mismatches if mismatch.mend):
+            print_line()
+            print_line("This mends rows in flow_run; paste it into psql:")
+            typer.echo(mend, nl=False)
         if not mismatches:
             print_line(f"the database fits the layout {layout}")
             if plans:
@@ -175,7 +192,7 @@ def check(
 @app.command()
 def create(
     run_id: RunId,
-    type: Annotated[str, typer.Argument(metavar="TYPE", help=", ".join(StateType))],
+    type: Annotated[StateType, typer.Argument(metavar="TYPE", case_sensitive=False, help=", ".join(StateType))],
     id: Annotated[UUID | None, typer.Option(metavar="UUID", help="The state's id; a UUIDv7 if left out.")] = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="The type's own if left out.")] = None,
     message: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
@@ -194,7 +211,7 @@ def create(
     def work(states: FlowRunStateRepository) -> Awaitable[FlowRunState]:
         return states.create_flow_run_state(
             run_id,
-            type.upper(),
+            type,
             id=id,
             timestamp=timestamp,
             name=name,
@@ -211,6 +228,7 @@ def create(
 
 
 app.command("list")(list_states)
+app.command()(runs)
 app.command()(timeline)
 app.command()(durations)
 app.command()(counts)

@@ -17,7 +17,6 @@ import typer
 import flowstates
 from flowstates.cli.render import OutputError, print_error
 from flowstates.engine.execution import AnyConnection
-from flowstates.engine.queries import Layout
 from flowstates.errors import (
     FlowRunStateConflictError,
     FlowStatesError,
@@ -26,6 +25,7 @@ from flowstates.errors import (
     ReadOnlyLayoutError,
     UnexpectedStateError,
 )
+from flowstates.values import Layout
 
 T = TypeVar("T")
 

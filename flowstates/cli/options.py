@@ -23,7 +23,7 @@ from flowstates.repository import FlowRunStateRepository
 
 T = TypeVar("T")
 
-_STEP = re.compile(r"([0-9]{1,6})([smhdw])")
+_LENGTH = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -44,12 +44,13 @@ def _time(text: str) -> datetime:
     return time
 
 
-def _step(text: str) -> timedelta:
-    found = _STEP.fullmatch(text)
-    step = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else timedelta(0)
-    if not step:
-        raise typer.BadParameter(f"{text!r} is not a step such as 30s, 15m, 1h, 1d or 1w")
-    return step
+def length_of(text: str) -> timedelta:
+    """A length of time above zero, from a number and a unit."""
+    found = _LENGTH.fullmatch(text)
+    length = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else timedelta(0)
+    if not length:
+        raise typer.BadParameter(f"{text!r} is not a length such as 30s, 15m, 1h, 1d or 1w")
+    return length
 
 
 def time_option(help: str) -> Any:
@@ -82,7 +83,7 @@ Until: TypeAlias = Annotated[datetime | None, time_option("Up to this time, whic
 Terminal: TypeAlias = Annotated[
     bool | None, typer.Option("--terminal/--open", help="States that end a run, COMPLETED, FAILED, CANCELLED and CRASHED, or the others.")
 ]
-Step: TypeAlias = Annotated[timedelta | None, typer.Option(parser=_step, metavar="STEP", help="Such as 30s, 15m, 1d or 1w; 1h if left out.")]
+Step: TypeAlias = Annotated[timedelta | None, typer.Option(parser=length_of, metavar="STEP", help="Such as 30s, 15m, 1d or 1w; 1h if left out.")]
 
 
 def filter_of(**fields: Any) -> FlowRunStateFilter:
@@ -130,7 +131,7 @@ async def _refuse_prefects_table(connection: AnyConnection, layout: LayoutName) 
     """Our layout's statements would read Prefect's table without an error, and without the data that Prefect keeps elsewhere."""
     if layout is LayoutName.FLOWSTATES:
         columns = {row["name"] for row in await ask_catalog(connection, "read_columns", "flow_run_state")}
-        if columns >= set(FlowRunState.model_fields) and "sequence" not in columns:
+        if columns >= set(FlowRunState.model_fields) and "transaction" not in columns:
             raise InvalidInputError("layout", "this is Prefect's table: say --layout prefect")
 
 

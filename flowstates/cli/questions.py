@@ -6,11 +6,11 @@ import json as json_format
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+from rich.console import Console
 
 from flowstates.analytics import FlowRunStateAnalytics, StateCount, TimeInState
 from flowstates.cli.database import exit_codes
@@ -21,7 +21,6 @@ from flowstates.cli.options import (
     LayoutName,
     LayoutOption,
     Names,
-    RunId,
     RunIds,
     Since,
     Step,
@@ -35,19 +34,20 @@ from flowstates.cli.options import (
     time_option,
     window_of,
 )
-from flowstates.cli.pictures import print_counts, print_durations, print_timeline, timeline_svg
 from flowstates.cli.render import (
+    json_time,
+    microseconds,
     print_error_line,
     print_history,
     print_json_lines,
     print_line,
     print_state_table,
     print_states,
-    times_spent,
     where_ids_are,
 )
 from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage
 from flowstates.errors import InvalidInputError
+from flowstates.pictures.bars import print_counts, print_durations
 from flowstates.records import FlowRunState
 from flowstates.repository import FlowRunStateRepository
 
@@ -173,7 +173,7 @@ def durations(
     if json:
         print_json_lines(json_format.dumps(_measured(time)) for time in found)
     else:
-        print_durations(found, begin, end)
+        print_durations(Console(), found, begin, end)
 
 
 def counts(
@@ -207,40 +207,11 @@ def counts(
 
     found = ask_analytics(database_url, layout, work)
     if json:
-        print_json_lines(json_format.dumps({"at": _json_time(count.at), "counts": count.counts}) for count in found)
+        print_json_lines(json_format.dumps({"at": json_time(count.at), "counts": count.counts}) for count in found)
     if not any(any(count.counts.values()) for count in found):
         end_with_nothing(f"no {'runs' if occupancy else 'states'} {_from_to(begin, end)}")
     if not json:
-        print_counts(found, step, of_runs=occupancy)
-
-
-def timeline(
-    run_id: RunId,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the picture there as SVG, instead of printing it.")] = None,
-    width: Annotated[int | None, typer.Option(min=40, max=1000, metavar="N", help="In characters; the terminal's if left out.")] = None,
-    database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
-    json: Json = False,
-) -> None:
-    """Print a picture of a run: its states on a scale of time.
-
-    In JSON, a line a state with the time spent in it in microseconds. A state that is still open lasts until now.
-    """
-    states = ask_states(database_url, layout, lambda states: states.read_flow_run_states(run_id))
-    if not states:
-        end_with_nothing(f"no states of run {run_id}")
-    now = datetime.now(UTC)
-    if svg is not None:
-        with exit_codes():
-            try:
-                svg.write_text(timeline_svg(states, now=now, width=width), encoding="utf-8")
-            except (OSError, ValueError) as error:
-                raise InvalidInputError("--svg", f"cannot be written: {error}") from None
-        print_error_line(f"written: {svg}")
-    if json:
-        print_json_lines(json_format.dumps(segment) for segment in _segments(states, now))
-    elif svg is None:
-        print_timeline(states, now=now, width=width)
+        print_counts(Console(), found, step, of_runs=occupancy)
 
 
 def _refuse_contradictions(given: Sequence[str], runs: Sequence[UUID]) -> None:
@@ -260,34 +231,9 @@ def _whole(states: list[FlowRunState]) -> FlowRunStatePage:
 
 
 def _from_to(begin: datetime, end: datetime) -> str:
-    return f"from {_json_time(begin)} to {_json_time(end)}"
-
-
-def _json_time(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _microseconds(time: timedelta) -> int:
-    return time // timedelta(microseconds=1)
+    return f"from {json_time(begin)} to {json_time(end)}"
 
 
 def _measured(time: TimeInState) -> dict[str, Any]:
-    lengths = {f"{field}_microseconds": _microseconds(getattr(time, field)) for field in ("total", "longest", "p50", "p95", "p99")}
+    lengths = {f"{field}_microseconds": microseconds(getattr(time, field)) for field in ("total", "longest", "p50", "p95", "p99")}
     return {"flow_run_id": time.flow_run_id and str(time.flow_run_id), "state": time.state, "visits": time.visits, **lengths}
-
-
-def _segments(states: Sequence[FlowRunState], now: datetime) -> list[dict[str, Any]]:
-    """Each state with when the next one began, None if it is the last, and the time spent in it up to then or to `now`."""
-    ends = [*(_json_time(state.timestamp) for state in states[1:]), None]
-    return [
-        {
-            "id": str(state.id),
-            "flow_run_id": str(state.flow_run_id),
-            "type": state.type,
-            "name": state.name,
-            "since": _json_time(state.timestamp),
-            "until": end,
-            "microseconds": _microseconds(time),
-        }
-        for state, end, time in zip(states, ends, times_spent(states, now), strict=True)
-    ]

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any
 
 import typer
-from rich.bar import Bar
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -20,35 +16,21 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from flowstates.database.plans import SlowQuestion
+from flowstates.pictures.bars import NARROWEST_BAR, bar, plain_table, type_text
+from flowstates.pictures.marks import style_of
+from flowstates.pictures.text import escape, first_line
+from flowstates.pictures.times import clock, spent_text, summary, times_spent
 from flowstates.records import FlowRunState, StateDetails, StateType
 
-_STYLES = {
-    StateType.SCHEDULED: "yellow",
-    StateType.PENDING: "bright_blue",
-    StateType.RUNNING: "cyan",
-    StateType.COMPLETED: "green",
-    StateType.FAILED: "red",
-    StateType.CANCELLED: "white",
-    StateType.CRASHED: "bright_red",
-    StateType.PAUSED: "magenta",
-    StateType.CANCELLING: "bright_magenta",
-}
 _NARROWEST_TABLE = 76
 _WIDTH_WITH_IDS = 120
 _WIDTH_WITH_MESSAGES = 160  # of a table with a column for the run
-_WIDTH_BEFORE_MESSAGES = 131  # of that table's other columns
+_WIDTH_BEFORE_MESSAGES = 133  # of that table's other columns
 _WIDEST_NAME = 24
-NARROWEST_BAR = 12
-_MOST_OF_A_MESSAGE = 160  # characters in the table of a history; `show` prints all
 
 
 class OutputError(OSError):
     """Standard output takes no more. Its own class for where an OSError would be taken for the database's."""
-
-
-def escape(text: str) -> str:
-    """The text in one line that can do nothing to a terminal: control and format characters appear as their escapes."""
-    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_line(text: str = "") -> None:
@@ -66,6 +48,16 @@ def print_json_lines(lines: Iterable[str], file: IO[bytes] | None = None) -> Non
     # JSON lets these stand as they are in a string, but some readers end a line at them and some terminals obey them.
     safe = (re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", line) for line in lines)
     typer.echo("".join(f"{line}\n" for line in safe).encode(), file, nl=False)
+
+
+def json_time(time: datetime) -> str:
+    """A time in UTC as ISO 8601 with `Z`."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def microseconds(time: timedelta) -> int:
+    """A length of time as a number."""
+    return time // timedelta(microseconds=1)
 
 
 def print_error(error: Exception) -> None:
@@ -100,7 +92,7 @@ def _shown(value: Any) -> Text:
         case None:
             return Text("null", style="dim")  # not "-", which a text may be
         case StateType():
-            return Text(value, style=_STYLES[value])
+            return Text(value, style=style_of(value))
         case datetime():
             return Text(f"{value.replace(tzinfo=None).isoformat(' ', 'microseconds')} UTC")
         case StateDetails():
@@ -121,13 +113,6 @@ def print_slow_questions(slow: Sequence[SlowQuestion]) -> None:
         print_line("no question would be slow")
 
 
-def times_spent(states: Sequence[FlowRunState], now: datetime) -> list[timedelta]:
-    """The time spent in each state of one run; `now` ends the last unless it is terminal."""
-    last = states[-1]
-    end = last.timestamp if last.type.is_terminal else max(now, last.timestamp)
-    return [after - before for before, after in pairwise([*(state.timestamp for state in states), end])]
-
-
 def print_history(states: Sequence[FlowRunState], *, now: datetime) -> None:
     """The states of one run, oldest first, with the time spent in each and a bar on one scale; `now` ends the last unless it is terminal."""
     console = Console()
@@ -136,10 +121,10 @@ def print_history(states: Sequence[FlowRunState], *, now: datetime) -> None:
     console.print(Text(f"run {last.flow_run_id}\n", style="bold"))
     if console.width < _NARROWEST_TABLE:
         for state, time in zip(states, spent, strict=True):
-            _print_narrow(console, state, Text(_spent(time, state, last)))
-        console.print(summary(states, now))
+            _print_narrow(console, state, Text(spent_text(time, state, last)))
+        console.print(Text(f"\n{summary(states, now)}"))
         return
-    with_ids = console.width >= _WIDTH_WITH_IDS
+    with_ids, ascii_only = console.width >= _WIDTH_WITH_IDS, console.options.ascii_only
     table = plain_table(padding=1)
     table.add_column("time (UTC)", no_wrap=True)
     table.add_column("type", no_wrap=True)
@@ -149,28 +134,21 @@ def print_history(states: Sequence[FlowRunState], *, now: datetime) -> None:
     if with_ids:
         table.add_column("id", no_wrap=True)
     for state, time in zip(states, spent, strict=True):
-        style = _STYLES[state.type]
         cells: list[RenderableType] = [
-            Text(f"{state.timestamp:%Y-%m-%d %H:%M:%S}"),
-            Text(state.type, style=style),
+            Text(clock(state.timestamp)),
+            type_text(state.type, ascii_only=ascii_only),
             Text(escape(state.name)),
-            Text(_spent(time, state, last)),
-            Group(*bar(time, max(spent), style, ascii_only=console.options.ascii_only), *_message(state.message)),
+            Text(spent_text(time, state, last)),
+            Group(*bar(time, max(spent), style_of(state.type), ascii_only=ascii_only), *_message(state.message)),
         ]
         table.add_row(*cells, *([Text(str(state.id))] if with_ids else ()))
     console.print(table)
-    console.print(summary(states, now))
-
-
-def _spent(time: timedelta, state: FlowRunState, last: FlowRunState) -> str:
-    if state is not last:
-        return duration(time)
-    return "-" if last.type.is_terminal else f"{duration(time)}+"
+    console.print(Text(f"\n{summary(states, now)}"))
 
 
 def _print_narrow(console: Console, state: FlowRunState, *more: Text) -> None:
     """A state where there is no room for a table: its name and its message have lines of their own."""
-    console.print(Text(" ").join((Text(f"{state.timestamp:%Y-%m-%d %H:%M:%S}"), Text(state.type, style=_STYLES[state.type]), *more)))
+    console.print(Text(" ").join((Text(clock(state.timestamp)), type_text(state.type, ascii_only=console.options.ascii_only), *more)))
     for text in (Text(escape(state.name)), *_message(state.message)):
         console.print(Padding(text, (0, 0, 0, 2)))
 
@@ -178,14 +156,6 @@ def _print_narrow(console: Console, state: FlowRunState, *more: Text) -> None:
 def where_ids_are() -> str:
     """Where the states' ids are to be seen, if the terminal is too narrow for them; else nothing."""
     return f"ids: a terminal of {_WIDTH_WITH_IDS} columns, or --json" if Console().width < _WIDTH_WITH_IDS else ""
-
-
-def summary(states: Sequence[FlowRunState], now: datetime) -> Text:
-    """A run's whole time and how it ended, in a sentence below what was printed of it."""
-    last = states[-1]
-    count = "1 state" if len(states) == 1 else f"{len(states):,} states"
-    ending = f"ended {last.type}" if last.type.is_terminal else f"still {last.type} (+: until now)"
-    return Text(f"\n{count} in {duration(sum(times_spent(states, now), timedelta()))}, {ending}.")
 
 
 def print_state_table(states: Sequence[FlowRunState]) -> None:
@@ -209,8 +179,8 @@ def print_state_table(states: Sequence[FlowRunState]) -> None:
     for state in states:
         cells = [
             Text(str(state.flow_run_id)),
-            Text(f"{state.timestamp:%Y-%m-%d %H:%M:%S}"),
-            Text(state.type, style=style_of(state.type)),
+            Text(clock(state.timestamp)),
+            type_text(state.type, ascii_only=console.options.ascii_only),
             Text(escape(state.name)),
             *([Text(str(state.id))] if with_ids else ()),
             *([Text.assemble(*_message(state.message))] if with_messages else ()),
@@ -219,43 +189,6 @@ def print_state_table(states: Sequence[FlowRunState]) -> None:
     console.print(table)
 
 
-def plain_table(*, padding: int, show_header: bool = True) -> Table:
-    """A table with a rule below its header and no other; its columns are one space apart, and the padding."""
-    return Table(box=SIMPLE_HEAD, padding=(0, padding, 0, 0), pad_edge=False, show_edge=False, header_style="bold", show_header=show_header)
-
-
-def style_of(type_or_name: str) -> str:
-    """The colour of a type, and one for all names."""
-    return _STYLES[StateType(type_or_name)] if type_or_name in list(StateType) else "cyan"
-
-
-def bar(time: timedelta, longest: timedelta, style: str, *, ascii_only: bool) -> list[RenderableType]:
-    """A bar as long in its cell as the time is of the longest; nothing for no time."""
-    if not time:
-        return []
-    part = max(time / longest, 1 / 60)  # what is not nothing is to be seen
-    if ascii_only:
-        return [Text("#" * max(1, round(part * NARROWEST_BAR)), style=style)]
-    return [Bar(1, 0, part, color=style)]
-
-
 def _message(message: str | None) -> list[Text]:
-    lines = (message or "").strip().splitlines()
-    if not lines:
-        return []
-    first = lines[0][:_MOST_OF_A_MESSAGE]
-    return [Text(escape(first) + (" ..." if len(lines) > 1 or first != lines[0] else ""))]
-
-
-def duration(time: timedelta) -> str:
-    """The two greatest units of a time, at most 7 characters up to 99 days."""
-    if time < timedelta(seconds=1):
-        return f"{time // timedelta(milliseconds=1)}ms" if not time or time >= timedelta(milliseconds=1) else "<1ms"
-    if time < timedelta(minutes=1):
-        return f"{time // timedelta(milliseconds=100) / 10}s"
-    minutes, seconds = divmod(time // timedelta(seconds=1), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours:02}h"
-    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {seconds:02}s"
+    line = first_line(message)
+    return [Text(line)] if line else []

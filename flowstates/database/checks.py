@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import asyncpg
+
+from flowstates.database import definitions
+from flowstates.database.data import disagreeing_runs, unreadable_states
+from flowstates.database.mismatches import Mismatch
 from flowstates.database.pool import has_pooler
+from flowstates.engine import queries
 from flowstates.engine.execution import AnyConnection, PoolOrConnection, acquired, ask
-from flowstates.engine.queries import Layout
 from flowstates.errors import InvalidInputError
 from flowstates.records import StateType
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """One thing that does not fit: `where` it is, what is `expected` there and what was `found`."""
-
-    where: str
-    expected: str
-    found: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: expected {self.expected}, found {self.found}"
+from flowstates.values import Layout
 
 
 class _Table(NamedTuple):
@@ -30,8 +23,8 @@ class _Table(NamedTuple):
     unique: tuple[str, ...]
     indexes: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
-    triggers: tuple[str, ...] = ()
-    closed: bool = False  # whether only this library writes to it
+    foreign_keys: dict[str, str] = {}  # noqa: RUF012 (nobody changes it)
+    unfilled: tuple[str, ...] = ()  # columns that our inserts leave to the server
 
 
 _STATE = {
@@ -50,39 +43,90 @@ _STATE = {
 _LAYOUTS: dict[Layout, dict[str, _Table]] = {
     "flowstates": {
         "flow_run_state": _Table(
-            columns={**_STATE, "sequence": "bigint not null"},
-            unique=("id", "flow_run_id, timestamp", "flow_run_id, sequence"),
-            indexes=("timestamp, id",),
+            columns={**_STATE, "transaction": "xid8 not null"},
+            unique=("id", "flow_run_id, timestamp"),
+            indexes=("timestamp, id", "transaction, timestamp, id"),
             checks=("ck_flow_run_state__name", "ck_flow_run_state__state_details", "ck_flow_run_state__timestamp"),
-            triggers=("tr_flow_run_state__refuse_fork",),
-            closed=True,
-        )
+            unfilled=("created", "updated"),
+        ),
+        "flow_run": _Table(
+            columns={
+                "id": "uuid not null",
+                "state_id": "uuid not null",
+                "state_type": "state_type not null",
+                "state_name": "character varying not null",
+                "state_timestamp": "timestamp with time zone not null",
+                "transaction": "xid8 not null",
+            },
+            unique=("id",),
+            indexes=("state_type, state_timestamp, id",),
+        ),
     },
     "prefect": {
-        "flow_run_state": _Table(columns=_STATE, unique=("id", "flow_run_id, timestamp")),
+        "flow_run_state": _Table(
+            columns=_STATE, unique=("id", "flow_run_id, timestamp"), foreign_keys={"flow_run_id": "flow_run (id) on delete cascade"}
+        ),
+        "flow_run": _Table(
+            columns={"id": "uuid not null", "state_id": "uuid", "state_type": "state_type", "state_timestamp": "timestamp with time zone"},
+            unique=("id",),
+            foreign_keys={"state_id": "flow_run_state (id) on delete set null"},
+        ),
         "artifact": _Table(columns={"id": "uuid not null", "data": "json"}, unique=("id",)),
     },
 }
+_FIRES = {"D": "one that is off", "R": "one that fires for replication only", "A": "one that fires for replication too"}
 
 
-async def check(pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates", timeout: float | None = None) -> list[Mismatch]:
-    """What of a database does not fit `layout`: each column, type, index, check, trigger or enum label; [] if all does.
+async def check(
+    pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates", data: bool = False, timeout: float | None = None
+) -> list[Mismatch]:
+    """What of a database does not fit `layout`; [] if all does.
 
-    It reads the server's catalog and nothing else, so it needs no right on the tables. Names are looked up on the connection's search path.
-    What is there beyond the layout fits, unless it hinders: a label that the library does not know, a column that its inserts do not fill.
-    `timeout` is in seconds, for all of it.
+    Columns, types, indexes, constraints, foreign keys and enum labels; on our own tables also the triggers and their functions, word for word, the
+    triggers of others that can change or keep back what is written, and migrations that this version does not know. Row level security and
+    rules are named, as they can hide rows. Names are looked up on the connection's search path. What is there beyond the layout fits, unless it
+    hinders: a label that the library does not know, a column that its inserts do not fill.
+
+    It reads the server's catalog, so it needs no right on the tables; which migrations were applied it reads where it may.
+
+    With `data=True` it reads all rows too, in pages, where tables and columns fit. On our own tables it names the runs whose row in `flow_run` is not
+    what their newest state says, as after a restore in pieces, with the statement that mends them as `mend`. On Prefect's it names those whose
+    `state_id` names no state of theirs or whose `state_type` is not that state's, and has nothing to mend them with. On both it names the states that
+    do not fit their record. A hundred of either are named and the others counted. What others commit meanwhile is no mismatch.
 
     A connection that keeps prepared statements behind a pooler is named too, with `statement cache` as its `where`: `create_pool` says why and
     what cures it. A pooler in session mode, or one that keeps the statements apart, looks the same from here; then leave this one out. What
     else is named is right behind a pooler as well.
+
+    `timeout` is in seconds, for all of it.
     """
     if layout not in _LAYOUTS:
         raise InvalidInputError("layout", f"is {layout!r}, not 'flowstates' or 'prefect'")
     async with asyncio.timeout(timeout), acquired(pool_or_connection) as connection:
-        found = await _check_pooler(connection)
-        for name, table in _LAYOUTS[layout].items():
-            found += await _check_table(connection, name, table)
-        return found + await _check_labels(connection)
+        found = await _check_pooler(connection) + await _check_settings(connection)
+        tables = _LAYOUTS[layout]
+        lacking, places = [], {}
+        for name, table in tables.items():
+            there = await ask(connection, "read_table", name)
+            kind = f"a {definitions.kind(there[0]['kind'], there[0]['is_temporary'])}" if there else "none"
+            if kind == "a table":
+                places[name] = there[0]
+                lacking += await _check_columns(connection, name, table, layout)
+            else:
+                lacking.append(Mismatch(f"table {name}", "a table on the search path", kind))
+        found += lacking
+        for name, place in places.items():
+            found += _check_place(name, place) + await _check_keys(connection, name, tables[name])
+        found += await _check_labels(connection)
+        if layout == "flowstates":
+            found += _check_schemas(places)
+            for name in places:
+                found += await _check_triggers(connection, name)
+            found += await _check_migrations(connection)
+        if data and not lacking:
+            found += await disagreeing_runs(connection, layout) + await unreadable_states(connection, layout)
+        # Two triggers may have one function.
+        return list(dict.fromkeys(found))
 
 
 async def _check_pooler(connection: AnyConnection) -> list[Mismatch]:
@@ -93,31 +137,58 @@ async def _check_pooler(connection: AnyConnection) -> list[Mismatch]:
     return [Mismatch("statement cache", cure, "a pooler, and prepared statements that are kept")]
 
 
-async def _check_table(connection: AnyConnection, name: str, table: _Table) -> list[Mismatch]:
+async def _check_settings(connection: AnyConnection) -> list[Mismatch]:
+    encoding, role = (await ask(connection, "read_settings"))[0]
+    found = [] if encoding == "UTF8" else [Mismatch("encoding of the database", "UTF8", encoding)]
+    # On this session, by a default of its role or its database, say.
+    return found if role != "replica" else [*found, Mismatch("setting session_replication_role", "origin, as else no trigger fires", role)]
+
+
+async def _check_columns(connection: AnyConnection, name: str, table: _Table, layout: Layout) -> list[Mismatch]:
     rows = await ask(connection, "read_columns", name)
-    if not rows:
-        return [Mismatch(f"table {name}", "a table on the search path", "none")]
     columns = {row["name"]: row["type"] + (" not null" if row["not_null"] else "") for row in rows}
     found = [
         Mismatch(f"column {name}.{column}", type_, columns.get(column, "none"))
         for column, type_ in table.columns.items()
         if columns.get(column) != type_
     ]
-    if table.closed:
+    if layout == "flowstates":
+        filled = table.columns.keys() - set(table.unfilled)
         found += [
             Mismatch(f"column {name}.{row['name']}", "none, or one with a default", columns[row["name"]])
             for row in rows
-            if row["name"] not in table.columns and row["not_null"] and not row["has_default"]
+            if row["name"] not in filled and row["not_null"] and not row["has_default"]
         ]
+    return found
+
+
+def _check_place(name: str, place: asyncpg.Record) -> list[Mismatch]:
+    found = [Mismatch(f"row level security of {name}", "off, as it hides rows", "on")] if place["has_row_security"] else []
+    return [*found, Mismatch(f"rules of {name}", "none, as they change what is written", place["rules"])] if place["rules"] else found
+
+
+def _check_schemas(places: dict[str, asyncpg.Record]) -> list[Mismatch]:
+    schemas = [place["schema"] for place in places.values()]
+    if len(set(schemas)) < 2:
+        return []
+    return [Mismatch("schema of flow_run", f"that of flow_run_state, {schemas[0]}, where the triggers look", schemas[1])]
+
+
+async def _check_keys(connection: AnyConnection, name: str, table: _Table) -> list[Mismatch]:
     indexes = [(row["columns"], row["is_unique"]) for row in await ask(connection, "read_indexes", name)]
-    found += [Mismatch(f"index on {name} ({key})", "a unique index", "none") for key in table.unique if (key, True) not in indexes]
+    found = [Mismatch(f"index on {name} ({key})", "a unique index", "none") for key in table.unique if (key, True) not in indexes]
     keys = {key for key, _ in indexes}
     found += [Mismatch(f"index on {name} ({key})", "an index", "none") for key in table.indexes if key not in keys]
     checks = {row["name"] for row in await ask(connection, "read_checks", name)} if table.checks else set()
     found += [Mismatch(f"constraint {key} of {name}", "a check", "none") for key in table.checks if key not in checks]
-    triggers = {row["name"] for row in await ask(connection, "read_triggers", name)} if table.triggers else set()
-    found += [Mismatch(f"trigger {key} of {name}", "a trigger", "none") for key in table.triggers if key not in triggers]
-    return found
+    references: dict[str, list[str]] = {}
+    for row in await ask(connection, "read_foreign_keys", name) if table.foreign_keys else ():
+        references.setdefault(row["columns"], []).append(row["reference"] + ("" if row["is_on"] else ", switched off"))
+    return found + [
+        Mismatch(f"foreign key of {name}.{column}", reference, "; ".join(references.get(column, ["none"])))
+        for column, reference in table.foreign_keys.items()
+        if reference not in references.get(column, ())
+    ]
 
 
 async def _check_labels(connection: AnyConnection) -> list[Mismatch]:
@@ -127,3 +198,44 @@ async def _check_labels(connection: AnyConnection) -> list[Mismatch]:
     return [Mismatch(f"label {type_} of state_type", "a label", "none") for type_ in StateType if type_ not in labels] + [
         Mismatch(f"label {label} of state_type", "none", "a label") for label in labels if label not in list(StateType)
     ]
+
+
+async def _check_triggers(connection: AnyConnection, table: str) -> list[Mismatch]:
+    rows = {row["name"]: row for row in await ask(connection, "read_triggers", table)}
+    functions, ours = definitions.functions(), {name: trigger for name, trigger in definitions.triggers().items() if trigger.table == table}
+    found = [
+        Mismatch(f"trigger {name} of {table}", "none of others that can change or keep back what is written", row["definition"])
+        for name, row in rows.items()
+        if name not in ours and row["changes_rows"] and row["fires"] in ("O", "A")
+    ]
+    for name, trigger in ours.items():
+        row = rows.get(name)
+        if row is None:
+            found.append(Mismatch(f"trigger {name} of {table}", "a trigger", "none"))
+            continue
+        if row["fires"] != "O":
+            found.append(Mismatch(f"trigger {name} of {table}", "one that is on", _FIRES[row["fires"]]))
+        if row["definition"] != trigger.definition:
+            found.append(Mismatch(f"trigger {name} of {table}", trigger.definition, row["definition"]))
+            continue
+        function = functions[trigger.function]
+        if row["head"] != function.head:
+            found.append(Mismatch(f"function {trigger.function}", function.head, row["head"]))
+        if row["body"].splitlines() != function.body.splitlines():
+            found.append(Mismatch(f"function {trigger.function}", f"the body that migration {function.migration} gives it", "another"))
+    return found
+
+
+async def _check_migrations(connection: AnyConnection) -> list[Mismatch]:
+    is_there, is_readable = (await ask(connection, "read_migration_table"))[0]
+    if not is_there:
+        return [Mismatch("table flowstates_migration", "a table on the search path", "none")]
+    if not is_readable:
+        return []
+    known = {name: definitions.checksum(text) for name, text in queries.migrations()}
+    applied = {row["name"]: row["checksum"] for row in await ask(connection, "read_migrations")}
+    return (
+        [Mismatch(f"migration {name}", "an applied one", "none") for name in known if name not in applied]
+        + [Mismatch(f"migration {name}", "none that this version does not know", "an applied one") for name in applied if name not in known]
+        + [Mismatch(f"migration {name}", "the text of this version", "another") for name, sum in known.items() if applied.get(name, sum) != sum]
+    )

@@ -3,56 +3,84 @@
 from __future__ import annotations
 
 import asyncio
-from hashlib import sha256
+from typing import NamedTuple
 
+from flowstates.database import definitions
+from flowstates.database.definitions import checksum
 from flowstates.engine import queries
-from flowstates.engine.execution import PoolOrConnection, acquired, ask
+from flowstates.engine.execution import AnyConnection, PoolOrConnection, acquired, ask
 from flowstates.errors import MigrationError
+from flowstates.filters import array_of
+
+_CURE = "give flowstates a schema of its own (create schema flowstates) and a search path that begins with it"
 
 
 async def migrate(pool_or_connection: PoolOrConnection, *, timeout: float | None = None) -> list[str]:
     """Applies what is missing of `sql/migrations`, in order, and returns the names; [] when the database is current.
 
     All of it is one transaction, or a part of the caller's, behind a lock that lets one migration run at a time: of several processes that start at
-    once one applies and the others find it done. The tables are made in the first schema of the search path. Inside a caller's transaction at
-    REPEATABLE READ or above the lock does not help, as the snapshot is older than the lock.
+    once one applies and the others find it done. On a current database no lock is taken. Inside a caller's transaction at REPEATABLE READ or above
+    the lock does not help, as the snapshot is older than the lock.
 
-    MigrationError, and nothing changes, if the schema has a `flow_run_state` that flowstates did not make, if an applied migration's text
-    has changed since, or if the search path names no schema. `timeout` is in seconds, for all of it.
+    The tables are made in the first schema of the search path. What later schemas of the path have under the same names is hidden by them on this
+    path, and stays as it is. What a newer version of flowstates has added is left alone.
+
+    MigrationError, and nothing changes, if that schema has an object under a name that a migration is to make, or a temporary one would hide it; if
+    an applied migration's text has changed since; if the search path names no schema. `timeout` is in seconds, for all of it.
     """
     async with asyncio.timeout(timeout), acquired(pool_or_connection) as connection:
+        # Whoever may connect can hold the lock, so it is taken only where there is something to do.
+        if not (await _look(connection)).missing:
+            return []
         # The lock is worth something only if what is read behind it is newer than the lock.
         nested = connection.is_in_transaction()
         async with connection.transaction(isolation=None if nested else "read_committed"):
             await ask(connection, "lock_migrations")
-            schema, has_migrations, has_states, has_alembic = (await ask(connection, "read_schema"))[0]
-            if schema is None:
-                raise MigrationError("the search path names no schema that exists")
-            if not has_migrations:
-                if has_states:
-                    owner = "Prefect's: read it with the layout prefect" if has_alembic else "not made by flowstates"
-                    raise MigrationError(f"the table flow_run_state in schema {schema} is {owner}, or give flowstates a schema of its own")
+            found = await _look(connection)
+            await _refuse_others(connection, found)
+            if not found.has_migrations:
                 await connection.execute(queries.catalog("create_migration_table"))
-            missing = _missing({row["name"]: row["checksum"] for row in await ask(connection, "read_migrations")})
-            for name, text in missing:
+            for name, text in found.missing:
                 await connection.execute(text)
-                await ask(connection, "record_migration", name, _checksum(text))
-    return [name for name, _ in missing]
+                await ask(connection, "record_migration", name, checksum(text))
+    return [name for name, _ in found.missing]
+
+
+async def unknown_migrations(connection: AnyConnection) -> list[str]:
+    """The migrations that were applied where `migrate` looks, and that this version of flowstates does not have."""
+    found = await _look(connection)
+    return [name for name in found.applied if name not in dict(queries.migrations())]
 
 
 def migration_script() -> str:
     """What `migrate` runs on an empty schema, as one text for other tools: it also records the migrations, so that `migrate` then finds them done."""
     parts = [queries.catalog("create_migration_table")]
     for name, text in queries.migrations():
-        record = queries.catalog("record_migration").replace("$1", f"'{name}'").replace("$2", f"'{_checksum(text)}'")
+        record = queries.catalog("record_migration").replace("$1", f"'{name}'").replace("$2", f"'{checksum(text)}'")
         parts += [text, record]
     return "\n".join(parts)
+
+
+class _Found(NamedTuple):
+    schema: str
+    is_prefects: bool
+    has_migrations: bool
+    applied: list[str]
+    missing: list[tuple[str, str]]
+
+
+async def _look(connection: AnyConnection) -> _Found:
+    schema, has_migrations, is_prefects = (await ask(connection, "read_schema"))[0]
+    if schema is None:
+        raise MigrationError("the search path names no schema that exists")
+    applied = {row["name"]: row["checksum"] for row in await ask(connection, "read_migrations")} if has_migrations else {}
+    return _Found(schema, is_prefects, has_migrations, list(applied), _missing(applied))
 
 
 def _missing(applied: dict[str, str]) -> list[tuple[str, str]]:
     known = queries.migrations()
     for name, text in known:
-        if applied.get(name, _checksum(text)) != _checksum(text):
+        if applied.get(name, checksum(text)) != checksum(text):
             raise MigrationError(f"migration {name} has changed since it was applied here")
     # A newer flowstates may have been here; what it added comes after all that this one knows.
     if foreign := [name for name in applied if name not in dict(known) and name < known[-1][0]]:
@@ -60,5 +88,11 @@ def _missing(applied: dict[str, str]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in known if name not in applied]
 
 
-def _checksum(text: str) -> str:
-    return sha256(text.encode()).hexdigest()
+async def _refuse_others(connection: AnyConnection, found: _Found) -> None:
+    """Refuses to make what is there already, which is not ours, since it is not recorded."""
+    texts = [text for _, text in found.missing]
+    names = definitions.made(texts if found.has_migrations else [queries.catalog("create_migration_table"), *texts])
+    taken = [f"{definitions.kind(row['kind'], row['is_temporary'])} {row['name']}" for row in await ask(connection, "read_objects", array_of(names))]
+    if taken:
+        whose = "Prefect's, which the layout prefect reads" if found.is_prefects else "not made by flowstates"
+        raise MigrationError(f"schema {found.schema} has what a migration is to make, {whose}: {', '.join(taken)}; {_CURE}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _Init: TypeAlias = "Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]"
 
 
-def create_pool(dsn: str | None = None, *, transaction_pooling: bool = False, **asyncpg_options: Any) -> asyncpg.Pool[asyncpg.Record]:
+def create_pool(dsn: str | None = None, *, transaction_pooling: bool = False, **asyncpg_options: Any) -> asyncpg.Pool:
     """An asyncpg pool: `await` it or enter it with `async with`, as asyncpg's own.
 
     It differs from asyncpg's in three defaults. A connection is given back without a reset on the server, which saves a round trip a call: so

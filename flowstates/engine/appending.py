@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from itertools import count
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from types import EllipsisType
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from flowstates.engine.execution import Argument, Execution
-from flowstates.errors import ContentionError, FlowRunStateConflictError, InvalidInputError, UnexpectedStateError
-from flowstates.records import FlowRunState, NewFlowRunState, StateType
+from flowstates.errors import (
+    ContentionError,
+    FlowRunStateConflictError,
+    GeneratedIdConflictError,
+    InvalidInputError,
+    UnexpectedStateError,
+)
+from flowstates.records import FlowRunState, NewFlowRunState, StateType, TypeName
 from flowstates.values import to_uuid
 
-Expected: TypeAlias = UUID | str | Collection[StateType] | EllipsisType | None
+Expected: TypeAlias = UUID | str | Sequence[StateType | TypeName] | Set[StateType | TypeName] | EllipsisType | None
+"""What a run's current state must be: the one of an id, one of some types, none (None), or anything (...)."""
 
-_TRIES_BEFORE_THE_QUEUE = 2
+_Followers: TypeAlias = Iterable[StateType | TypeName]
+Transitions: TypeAlias = Mapping[StateType | None, _Followers] | Mapping[StateType | TypeName | None, _Followers]
+"""The types that may follow each type, and under None those with which a run may begin."""
+
+_TRIES = 5
 
 
 class Expectation(NamedTuple):
@@ -55,36 +66,56 @@ class Expectation(NamedTuple):
         return None if self.id is None else str(self.id), None if self.types is None else sorted(self.types)
 
 
-async def append(execution: Execution, new: NewFlowRunState, expectation: Expectation, *, timeout: float | None) -> FlowRunState:
-    """The state as stored. A lost race that leaves the expectation true is run again until `timeout`, in seconds."""
+def expectations(transitions: Transitions) -> dict[StateType, Expectation]:
+    """What a state of each type expects, by the types that may follow each; None stands for a run without history."""
+    before: defaultdict[StateType, set[str]] = defaultdict(set)
+    try:
+        for type_, followers in transitions.items():
+            if isinstance(followers, str):
+                raise TypeError(f"{followers!r} is to be a collection of types")
+            word = "" if type_ is None else StateType(type_).value
+            for follower in followers:
+                before[StateType(follower)].add(word)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidInputError("transitions", f"{error}; it takes, for each StateType and for None, those that may follow") from None
+    return {type_: Expectation(types=frozenset(types)) for type_, types in before.items()}
+
+
+async def append(execution: Execution, new: NewFlowRunState, expectation: Expectation, *, is_id_given: bool, timeout: float | None) -> FlowRunState:
+    """The state as stored. What another writer was first in, a run's first state or the end of a run, is tried again a few times."""
     clock = asyncio.get_running_loop().time
-    begun = clock()
-    deadline = None if timeout is None else begun + timeout
+    deadline = None if timeout is None else clock() + timeout
     content = new.as_parameters()
     arguments = (*content, *expectation.arguments())
-    stored = await execution.insert("create_flow_run_state", *arguments, timeout=timeout)
-    if stored is not None:
-        return stored
-    longest = clock() - begun
+    answer = await execution.insert("create_flow_run_state", *arguments, timeout=timeout)
+    if isinstance(answer, FlowRunState):
+        return answer
+    seen: set[FlowRunState | None] = set()
     async with asyncio.timeout_at(deadline):
-        for tries in count(2):
+        for _ in range(_TRIES - 1):
             # Why it stored nothing cannot be told from the statement's own snapshot.
             found = await execution.stored("create_flow_run_state.miss", *content)
             for state, agrees in found:
                 if state.id == new.id:
+                    if not is_id_given:
+                        raise GeneratedIdConflictError(state)
                     if agrees:
                         return state
                     raise FlowRunStateConflictError(state)
-            current = max((state for state, _ in found), key=lambda state: state.timestamp, default=None)
+            current = found[0][0] if found else None
             if not expectation.holds(current):
                 raise UnexpectedStateError(current)
-            # A try that the timeout cut off might store its state unseen. So no try is begun that is not likely to end in time.
-            if deadline is not None and deadline - clock() < 2 * longest:
-                break
-            begun = clock()
-            queue = str(new.flow_run_id) if tries > _TRIES_BEFORE_THE_QUEUE else None
-            stored = await execution.insert("create_flow_run_state", *arguments, queue=queue)
-            if stored is not None:
-                return stored
-            longest = max(longest, clock() - begun)
-    raise ContentionError(f"run {new.flow_run_id}: other writers were first for {timeout} s; nothing was stored")
+            if answer is not None and current in seen:
+                raise answer  # a key that is not ours is taken
+            seen.add(current)
+            answer = await execution.insert("create_flow_run_state", *arguments, timeout=None)
+            if isinstance(answer, FlowRunState):
+                return answer
+    if answer is not None:
+        raise answer
+    if len(seen) == 1:
+        raise ContentionError(
+            f"run {new.flow_run_id}: nothing was stored in {_TRIES} tries, and the run looked the same after each: a trigger on flow_run or "
+            "flow_run_state keeps rows back, row level security hides them, or others made and deleted the run each time"
+        )
+    raise ContentionError(f"run {new.flow_run_id}: other writers were first {_TRIES} times; nothing was stored")

@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from flowstates.engine import queries
-from flowstates.engine.execution import AnyConnection, Argument, Execution
-from flowstates.engine.queries import Layout
+from flowstates.engine.execution import AnyConnection, Argument, Execution, repeated
+from flowstates.errors import FlowStatesError
 from flowstates.records import CreateOutcome, NewFlowRunState
+from flowstates.values import Layout
 
-_COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id", "sequence")
+_COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id", "transaction")
 _ROWS_A_MESSAGE = 500
 _NULL = "\\N"  # in the text format of COPY
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -27,23 +28,20 @@ async def append_many(execution: Execution, states: Sequence[NewFlowRunState], *
     if not states:
         return []
     async with asyncio.timeout(timeout), execution.connection() as connection:
-        while True:
-            nested = connection.is_in_transaction()
-            try:
-                async with connection.transaction(isolation=None if nested else "read_committed"):
-                    return await _Batch(connection, execution.layout, states, nudge).store()
-            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                if nested:
-                    raise
+        if connection.is_in_transaction():
+            async with connection.transaction():
+                return await _Batch(connection, execution.layout, states, nudge).store()
+        return await repeated(connection, lambda: _Batch(connection, execution.layout, states, nudge).store())
 
 
 @dataclass
 class _Run:
-    """Where a run's history ends: its highest number, and its newest timestamp and the server's clock in microseconds since 1970."""
+    """Where a run's history ends, and the server's clock, in microseconds since 1970; the transaction that its next states get."""
 
-    sequence: int
     newest: int | None
+    transaction: str
     now: int
+    is_moved: bool = False
     # Each taken timestamp, with one from which on a free one may be found.
     taken: dict[int, int] = field(default_factory=dict)
 
@@ -60,12 +58,12 @@ class _Run:
             self.taken[timestamp] = found
         return found
 
-    def take(self, timestamp: int) -> int:
-        """Takes a free timestamp and gives it the run's next number."""
+    def take(self, timestamp: int) -> None:
+        """Takes a free timestamp."""
         self.taken[timestamp] = timestamp + 1
-        self.newest = timestamp if self.newest is None else max(self.newest, timestamp)
-        self.sequence += 1
-        return self.sequence
+        if self.newest is None or timestamp > self.newest:
+            self.newest = timestamp
+            self.is_moved = True
 
 
 class _Batch:
@@ -90,13 +88,15 @@ class _Batch:
         look_up_all = False
         tries_in_vain = 0
         seen = None
+        touched: dict[str, _Run] = {}
         while pending:
             runs = await self._read_runs(pending)
+            touched |= runs
             # A run without history holds none of the ids. If another run does, the COPY fails, and all of them are looked up.
-            await self._settle([index for index in pending if look_up_all or runs[self._run_of(index)].sequence])
+            await self._settle([index for index in pending if look_up_all or runs[self._run_of(index)].newest is not None])
             pending = [index for index in pending if index not in self._outcomes]
             # What was in the way of the last try is seen now, unless it has gone again or the caller's snapshot is too old to see it.
-            tries_in_vain = tries_in_vain + 1 if seen == (seen := (len(pending), [run.sequence for run in runs.values()])) else 0
+            tries_in_vain = tries_in_vain + 1 if seen == (seen := (len(pending), [run.newest for run in runs.values()])) else 0
             await self._read_taken(pending, runs)
             try:
                 async with self._connection.transaction():
@@ -106,6 +106,10 @@ class _Batch:
                 if tries_in_vain == 3:
                     raise
                 look_up_all = True
+        if moved := [id for id, run in touched.items() if run.is_moved]:
+            _all_there(len(moved), await self._ask("create_flow_run_states.currents", moved))
+        if unused := [id for id, run in touched.items() if run.newest is None]:
+            await self._ask("create_flow_run_states.unused", unused)
         await self._settle([index for index in range(len(self._states)) if index not in self._outcomes])
         return [self._outcomes[index] for index in range(len(self._states))]
 
@@ -115,7 +119,8 @@ class _Batch:
     async def _read_runs(self, pending: Sequence[int]) -> dict[str, _Run]:
         ids = list(dict.fromkeys(map(self._run_of, pending)))
         rows = await self._ask("create_flow_run_states.heads", ids)
-        return {id: _Run(int(sequence or 0), None if timestamp is None else int(timestamp), int(now)) for id, sequence, timestamp, now in rows}
+        _all_there(len(ids), rows)
+        return {id: _Run(None if timestamp is None else int(timestamp), transaction, int(now)) for id, timestamp, transaction, now in rows}
 
     async def _read_taken(self, pending: Sequence[int], runs: dict[str, _Run]) -> None:
         """Finds the stored timestamps that a given one might meet."""
@@ -159,16 +164,24 @@ class _Batch:
                 time = _EPOCH + timestamp * _MICROSECOND
                 time_text = time.isoformat()
             outcomes[index] = CreateOutcome(state.id, "created", time)
+            run.take(timestamp)
             lines.append(
                 f"{run_id}\t{type_}\t{id_}\t{time_text}\t{_escaped(name)}\t{_escaped(message)}\t{_escaped(details)}\t{_escaped(data)}"
-                f"\t{artifact or _NULL}\t{run.take(timestamp)}\n"
+                f"\t{artifact or _NULL}\t{run.transaction}\n"
             )
         if lines:
-            await self._connection.copy_to_table("flow_run_state", source=_messages(lines), columns=_COLUMNS)
+            status = await self._connection.copy_to_table("flow_run_state", source=_messages(lines), columns=_COLUMNS)
+            if status != f"COPY {len(lines)}":
+                raise FlowStatesError(f"{status} of {len(lines)} states, so all are undone: a trigger on flow_run_state keeps rows back")
         self._outcomes |= outcomes
 
     async def _ask(self, name: str, *arguments: Argument) -> list[asyncpg.Record]:
         return await self._connection.fetch(queries.query(name, self._layout), *arguments)
+
+
+def _all_there(number: int, rows: Sequence[asyncpg.Record]) -> None:
+    if len(rows) != number:
+        raise FlowStatesError(f"{len(rows)} of {number} rows of flow_run were written, so all is undone: a trigger on flow_run keeps rows back")
 
 
 async def _messages(lines: list[str]) -> AsyncIterator[bytes]:

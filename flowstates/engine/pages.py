@@ -10,7 +10,7 @@ from uuid import UUID
 from flowstates.engine import cursors
 from flowstates.engine.cursors import Cursor
 from flowstates.engine.execution import Execution
-from flowstates.filters import FlowRunStateFilter
+from flowstates.filters import FlowRunStateFilter, array_of
 from flowstates.records import FlowRunState
 
 MOST_OF_A_PAGE = 1_000
@@ -45,10 +45,16 @@ async def read_page(
     """The page after or before the cursor's position, the first without a cursor. An empty page has no cursors."""
     question = f"{execution.layout} {order} {bool(newest_first)} {_canonical(filter)}"
     start = Cursor(_end(order, bool(newest_first), filter), backwards=False) if cursor is None else cursors.decode(cursor, question)
-    descending = bool(newest_first) != start.backwards
-    name = f"read_flow_run_state_page.{order}_descending" if descending else f"read_flow_run_state_page.{order}"
+    is_current = filter is not None and filter.current
+    name = f"read_flow_run_state_page.{'current_' if is_current else ''}{order}{'_descending' if bool(newest_first) != start.backwards else ''}"
     # One more than the page holds tells whether there is another page.
-    found = await execution.many(name, *start.position, str(limit + 1), filter=filter, timeout=timeout)
+    most = str(limit + 1)
+    arguments: tuple[str | None, ...] = (*start.position, most)
+    if is_current and filter is not None:
+        # A run has one current state, so its time is no part of a position in the order of runs; the order of time is one a type.
+        run = start.position[0]
+        arguments = (run, None if cursor is None else run, most) if order == "run" else (*arguments, array_of(filter.asked_types()))
+    found = await execution.many(name, *arguments, filter=filter, timeout=timeout)
     is_more, states = len(found) > limit, found[:limit]
     if start.backwards:
         states.reverse()
@@ -58,8 +64,8 @@ async def read_page(
     has_previous = is_more if start.backwards else cursor is not None
     return FlowRunStatePage(
         states,
-        cursors.encode(Cursor(_position(states[-1], order), backwards=False), question) if has_next else None,
-        cursors.encode(Cursor(_position(states[0], order), backwards=True), question) if has_previous else None,
+        cursors.encode(Cursor(_position(states[-1], order, is_current), backwards=False), question) if has_next else None,
+        cursors.encode(Cursor(_position(states[0], order, is_current), backwards=True), question) if has_previous else None,
     )
 
 
@@ -73,12 +79,12 @@ def _end(order: str, newest_first: bool, filter: FlowRunStateFilter | None) -> t
     return _ENDS[order][newest_first]
 
 
-def _position(state: FlowRunState, order: str) -> tuple[str, str]:
+def _position(state: FlowRunState, order: str, is_current: bool) -> tuple[str, str]:
     time = state.timestamp.astimezone(UTC).isoformat()
-    return (str(state.flow_run_id), time) if order == "run" else (time, str(state.id))
+    return (str(state.flow_run_id), time) if order == "run" else (time, str(state.flow_run_id if is_current else state.id))
 
 
 def _canonical(filter: FlowRunStateFilter | None) -> str:
     # Two filters that mean the same are one question: a set has another order in each process.
-    given = {} if filter is None else filter.model_dump(mode="json", exclude_none=True)
+    given = {} if filter is None else filter.model_dump(mode="json", exclude_defaults=True)
     return json.dumps({field: sorted(set(value)) if isinstance(value, list) else value for field, value in given.items()}, sort_keys=True)

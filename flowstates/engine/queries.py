@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources.abc import Traversable
+from itertools import dropwhile
 from pathlib import Path
-from typing import Literal
 
-Layout = Literal["flowstates", "prefect"]
+from flowstates.values import Layout
 
 
 @cache
@@ -21,15 +21,16 @@ def root() -> Traversable:
 
 @cache
 def query(name: str, layout: Layout) -> str:
-    """The text that method `name` runs on `layout`: the layout's own, else the one that serves both."""
+    """The text that method `name` runs on `layout`: the layout's own, else the one that serves both. Its filter is still to be filled in."""
     own = root() / layout / f"{name}.sql"
-    return (own if own.is_file() else root() / "queries" / f"{name}.sql").read_text("utf-8")
+    return _named(name, _with_columns(_body(own if own.is_file() else root() / "queries" / f"{name}.sql"), layout))
 
 
 @cache
-def catalog(name: str) -> str:
-    """The text of `sql/catalog/<name>.sql`."""
-    return (root() / "catalog" / f"{name}.sql").read_text("utf-8")
+def catalog(name: str, layout: Layout | None = None) -> str:
+    """The text of `sql/catalog/<name>.sql`; with the columns of `layout`, if it has a slot for them."""
+    text = _body(root() / "catalog" / f"{name}.sql")
+    return _named(name, text if layout is None else _with_columns(text, layout))
 
 
 def migrations() -> list[tuple[str, str]]:
@@ -39,9 +40,27 @@ def migrations() -> list[tuple[str, str]]:
 
 
 def fill(text: str, slot: str, clause: str) -> str:
-    """`text` with `clause` in the place of `/* slot: <slot> */ ... /* end */`."""
-    before, _, rest = text.partition(f"/* slot: {slot} */")
-    _, end, after = rest.partition("/* end */")
-    if not end:
+    """`text` with `clause` in the place of each `/* slot: <slot> */ ... /* end */`."""
+    first, *rest = text.split(f"/* slot: {slot} */")
+    if not rest:
         raise LookupError(f"no slot named {slot}")
-    return f"{before}{clause}{after}"
+    return first + "".join(clause + part.partition("/* end */")[2] for part in rest)
+
+
+def _with_columns(text: str, layout: Layout) -> str:
+    for entry in (root() / "columns" / layout).iterdir():
+        slot = entry.name.removesuffix(".sql")
+        if f"/* slot: {slot} */" in text:
+            text = fill(text, slot, _body(entry).rstrip())
+    return text
+
+
+def _body(file: Traversable) -> str:
+    """The text of a file without the comment at its head, which is for readers."""
+    lines = file.read_text("utf-8").splitlines(keepends=True)
+    return "".join(dropwhile(lambda line: line.startswith("--"), lines))
+
+
+def _named(name: str, text: str) -> str:
+    # pg_stat_activity shows it, and tracing takes a comment off that is on the keyword's line.
+    return f"/* {name} */ {text}"

@@ -1,21 +1,12 @@
 -- create_flow_run_states.heads(flow_run_ids text[]) -> many row
--- Where each run's history ends, and the server's clock, in microseconds since 1970; nulls for a run without history.
--- Both ends are locked until the transaction ends, in the order of the runs, so that nobody appends to these runs or deletes their ends
--- meanwhile. A distributed table refuses such locks on several shards at once: there a batch is to be of one run.
-select run.id::text as flow_run_id, highest.sequence::text as sequence, (extract(epoch from current.timestamp) * 1000000)::bigint::text as timestamp,
-       (extract(epoch from clock_timestamp()) * 1000000)::bigint::text as now
+-- Where each run's history ends, the transaction that its next states get, and the server's clock; times in microseconds since 1970, null for
+-- a run without history.
+-- The runs' rows are locked until the transaction ends, in the order of their ids, by an update, which a transaction with an older
+-- snapshot sees. A new run gets a row that points nowhere until create_flow_run_states.currents.
+insert into flow_run (id, state_id, state_type, state_name, state_timestamp, transaction)
+select run.id, '00000000-0000-0000-0000-000000000000', 'SCHEDULED', '', '-infinity', pg_current_xact_id()
   from unnest($1::text[]::uuid[]) as run (id)
-  left join lateral (
-       select timestamp
-         from flow_run_state
-        where flow_run_id = run.id
-        order by timestamp desc
-        limit 1
-          for update) as current on true
-  left join lateral (
-       select sequence
-         from flow_run_state
-        where flow_run_id = run.id
-        order by sequence desc
-        limit 1
-          for update) as highest on true;
+ order by run.id
+    on conflict (id) do update set transaction = greatest(flow_run.transaction, excluded.transaction)
+returning id::text as flow_run_id, (extract(epoch from nullif(state_timestamp, '-infinity')) * 1000000)::bigint::text as timestamp,
+       transaction::text as transaction, (extract(epoch from clock_timestamp()) * 1000000)::bigint::text as now;

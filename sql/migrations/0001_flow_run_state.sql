@@ -1,4 +1,5 @@
--- The states of runs. A state is inserted and deleted, never updated; a run's states are ordered by timestamp without ties.
+-- The states of runs, and a row a run that says which of its states is current. A state is inserted and deleted, never updated; a run's
+-- states are ordered by timestamp without ties, and the newest is the current one. Nothing here keeps the name of a schema.
 
 create type state_type as enum (
     'SCHEDULED', 'PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED', 'PAUSED', 'CANCELLING'
@@ -16,8 +17,8 @@ create table flow_run_state (
     data               jsonb,
     flow_run_id        uuid        not null,
     result_artifact_id uuid,
-    -- Which append to its run this was: a number is given once, so two writers cannot both follow the same state.
-    sequence           bigint      not null,
+    -- The transaction that stored it or, if that is later, the one that stored the run's state before it: a run's own order is one of these.
+    transaction        xid8        not null default pg_current_xact_id(),
 
     constraint pk_flow_run_state primary key (id),
     constraint ck_flow_run_state__name check (name <> ''),
@@ -29,29 +30,94 @@ create table flow_run_state (
 
 -- A run's history in order. It includes the type, so that occupancy reads this index alone.
 create unique index uq_flow_run_state__flow_run_id_timestamp on flow_run_state (flow_run_id, timestamp) include (type);
-create unique index uq_flow_run_state__flow_run_id_sequence on flow_run_state (flow_run_id, sequence);
--- Pages and counts by time over all runs.
-create index ix_flow_run_state__timestamp_id on flow_run_state (timestamp, id);
+-- Pages, counts and transitions by time over all runs; the last of these read this index alone.
+create index ix_flow_run_state__timestamp_id on flow_run_state (timestamp, id) include (type);
+-- The order in which a feed tells states.
+create index ix_flow_run_state__transaction_timestamp_id on flow_run_state (transaction, timestamp, id);
 
--- The unique numbers alone do not keep a history from forking, since a delete frees a number: a writer that waited for a transaction
--- which appended two states and deleted the first of them would be given the number of the first, by a snapshot in which neither is.
--- This looks again when the rows are in, with a snapshot that is newer than all waiting. At REPEATABLE READ a transaction has one snapshot,
--- so there it sees nothing new.
-create function refuse_fork() returns trigger language plpgsql set search_path from current as $$
+-- Which state of a run is current. It has a row as long as the run has a state. No foreign key leads from here to the states or back: a check
+-- of each would cost an append a fifth of its time, and the triggers below see to both.
+create table flow_run (
+    id              uuid        not null,
+    state_id        uuid        not null,
+    state_type      state_type  not null,
+    state_name      varchar     not null,
+    state_timestamp timestamptz not null,
+    transaction     xid8        not null,
+
+    constraint pk_flow_run primary key (id)
+);
+
+-- The runs in a state, by the time since when; those that moved in a window.
+create index ix_flow_run__state_type_state_timestamp_id on flow_run (state_type, state_timestamp, id);
+
+-- After deletes of states, whoever sent them: their runs' rows let go of what went.
+create function follow_deleted_states() returns trigger language plpgsql set search_path = pg_catalog as $$
+declare
+    run_id uuid;
 begin
-    if exists (
-        select
-          from (select flow_run_id, max(sequence) as sequence from appended group by flow_run_id) as last
-         where last.sequence < (
-               select max(flow_run_state.sequence)
-                 from flow_run_state
-                where flow_run_state.flow_run_id = last.flow_run_id)
-    ) then
-        raise exception 'another transaction has appended to the run meanwhile' using errcode = 'serialization_failure';
+    -- The tables are those beside the one that was deleted from; no temporary table takes their place. It holds until the function ends.
+    perform set_config('search_path', quote_ident(tg_table_schema) || ', pg_temp', true);
+    if tg_op = 'TRUNCATE' then
+        -- It takes what the transaction's snapshot does not have, too. Where that is kept, a delete would leave the rows of newer runs.
+        if current_setting('transaction_isolation') not in ('repeatable read', 'serializable') then
+            delete from flow_run;
+        elsif pg_relation_size(to_regclass('flow_run')) > 0 then
+            truncate flow_run;
+        end if;
+        return null;
+    end if;
+    -- Whoever changes a run's history updates the run's row, also where that stays as it is: a lock alone is not seen by a transaction whose
+    -- snapshot is older. In the order of ids, so that two of these do not lock each other out.
+    for run_id in select distinct flow_run_id from gone order by flow_run_id loop
+        update flow_run set state_id = flow_run.state_id where id = run_id;
+    end loop;
+    -- Queries of their own, as the first has waited: these see what it waited for.
+    update flow_run
+       set state_id = newest.id, state_type = newest.type, state_name = newest.name, state_timestamp = newest.timestamp
+      from gone
+     cross join lateral (
+           select id, type, name, timestamp
+             from flow_run_state
+            where flow_run_id = gone.flow_run_id
+            order by timestamp desc
+            limit 1) as newest
+     where flow_run.id = gone.flow_run_id
+       and flow_run.state_id = gone.id;
+    -- What points at a state that went even now has none left.
+    if exists (select from gone join flow_run on flow_run.id = gone.flow_run_id and flow_run.state_id = gone.id) then
+        delete from flow_run using gone where flow_run.id = gone.flow_run_id and flow_run.state_id = gone.id;
     end if;
     return null;
 end
 $$;
 
-create trigger tr_flow_run_state__refuse_fork after insert on flow_run_state
-    referencing new table as appended for each statement execute function refuse_fork();
+create trigger tr_flow_run_state__delete after delete on flow_run_state
+    referencing old table as gone for each statement execute function follow_deleted_states();
+create trigger tr_flow_run_state__truncate after truncate on flow_run_state
+    for each statement execute function follow_deleted_states();
+
+-- After deletes of runs' rows: a state without its run's row would be followed by nothing, so it goes too.
+create function follow_deleted_runs() returns trigger language plpgsql set search_path = pg_catalog as $$
+begin
+    perform set_config('search_path', quote_ident(tg_table_schema) || ', pg_temp', true);
+    if tg_op = 'TRUNCATE' then
+        -- A snapshot that is kept may not have them; the size of the table tells.
+        if exists (select from flow_run_state)
+           or (current_setting('transaction_isolation') in ('repeatable read', 'serializable') and pg_relation_size(to_regclass('flow_run_state')) > 0)
+        then
+            raise exception 'flow_run alone cannot be truncated' using hint = 'truncate flow_run_state: the rows of flow_run go with it';
+        end if;
+        return null;
+    end if;
+    if exists (select from gone join flow_run_state on flow_run_state.flow_run_id = gone.id) then
+        delete from flow_run_state using gone where flow_run_state.flow_run_id = gone.id;
+    end if;
+    return null;
+end
+$$;
+
+create trigger tr_flow_run__delete after delete on flow_run
+    referencing old table as gone for each statement execute function follow_deleted_runs();
+create trigger tr_flow_run__truncate after truncate on flow_run
+    for each statement execute function follow_deleted_runs();

@@ -1,25 +1,36 @@
--- count_occupancy(since text, last text, step text) -> many row
+-- count_occupancy(since text, last text, step text, terminal text) -> many row
 -- By how much the number of runs whose newest state is of a type changes at each tick, in microseconds from `since`; the first tick has all
 -- that was before. A run counts from the first tick at or after its state.
--- One pass over the states up to the last tick: the window reads the unique index in its order, and rows are counted together before they
--- are turned into changes. Parameters are subqueries where the server would read their texts again for every row. A bin begins one
--- microsecond after a tick and ends with the next, which is the one that counts its states.
+-- The histories of runs that were open in the window or moved in it are read, each from the index alone. What ended before it is counted by
+-- the runs' rows, if terminal types are asked for.
+-- Rows are counted together before they are turned into changes. Windows are of rows, as in a range the server would look for peers.
+-- Parameters are subqueries where the server would read their texts again for every row. A bin begins one microsecond after a tick and ends
+-- with the next, which is the one that counts its states.
 with moved as (
     select date_bin((select $3::text::interval), greatest(state.timestamp, (select $1::text::timestamptz)),
                     (select $1::text::timestamptz + interval '1 microsecond')) as bin,
            state.type, state.previous, count(*) as runs
-      from (
-           select flow_run_state.timestamp, flow_run_state.type,
-                  lag(flow_run_state.type) over (partition by flow_run_state.flow_run_id order by flow_run_state.timestamp) as previous
-             from flow_run_state
-            where flow_run_state.timestamp <= $2::text::timestamptz
-              and (/* slot: filter */ true /* end */)
+      from flow_run
+     cross join lateral (
+           select state.timestamp, state.type, lag(state.type) over (order by state.timestamp rows unbounded preceding) as previous
+             from flow_run_state as state
+            where state.flow_run_id = flow_run.id
+              and state.timestamp <= (select $2::text::timestamptz)
            ) as state
+     where (/* slot: moved */ true /* end */)
+       and (/* slot: filter */ true /* end */)
      group by 1, 2, 3
 ), change as (
     select bin, type, runs from moved where type is distinct from previous
      union all
     select bin, previous, -runs from moved where type is distinct from previous and previous is not null
+     union all
+    select $1::text::timestamptz - $3::text::interval + interval '1 microsecond', flow_run.state_type, count(*)
+      from flow_run
+     where $4::text::boolean
+       and (/* slot: moved */ true /* end */) is not true
+       and (/* slot: filter */ true /* end */)
+     group by flow_run.state_type
 )
 select (extract(epoch from bin + $3::text::interval - interval '1 microsecond' - $1::text::timestamptz) * 1000000)::bigint::text as begin,
        type::text as type, sum(runs)::bigint::text as runs

@@ -1,5 +1,5 @@
 -- delete_flow_run_states.ids(flow_run_state_ids text[]) -> values text
--- Deletes states by their ids and gives the ids that went. On a table that is distributed by flow_run_id it goes to all shards.
+-- Deletes states by their ids and gives the ids that went.
 delete from flow_run_state
  where id = any ($1::text[]::uuid[])
 returning id::text;

@@ -1,38 +1,50 @@
 -- measure_time_in_states(since text, until text, now text, by text, per_run text, types text[], names text[]) -> many row
--- How often and how long runs were in each type or name inside a window; lengths in microseconds. It reads the whole history of the chosen
--- runs, since a state ends when the next one begins, wherever that is.
+-- How often and how long runs were in each type or name inside a window; lengths in microseconds.
+-- The histories of runs that were open in the window or have moved since are read up to its end; of the state that is the last there one more
+-- probe tells whether another one ended it. Windows are of rows, as in a range the server would look for peers.
 with clock as (
     select least(coalesce($3::text::timestamptz, clock_timestamp()), $2::text::timestamptz) as now
-), state as (
-    select flow_run_state.flow_run_id, flow_run_state.timestamp as begin,
-           case $4::text when 'type' then flow_run_state.type::text else flow_run_state.name::text end as key,
-           flow_run_state.type::text in ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') as is_terminal,
-           ($6::text[] is null or flow_run_state.type::text = any ($6::text[]))
-           and ($7::text[] is null or flow_run_state.name::text = any ($7::text[])) as is_shown,
-           lead(flow_run_state.timestamp) over run as next
-      from flow_run_state
-     where (/* slot: filter */ true /* end */)
-    window run as (partition by flow_run_state.flow_run_id order by flow_run_state.timestamp)
-), part as (
-    select flow_run_id, begin, key, is_shown,
-           -- A terminal state has no length; neither has an open one that begins after the clock.
-           case when is_terminal then begin else greatest(begin, coalesce(next, (select now from clock))) end as until,
-           is_shown and (lag(key) over run is distinct from key or not lag(is_shown) over run) as is_first
-      from state
-    window run as (partition by flow_run_id order by begin)
-), numbered as (
-    select flow_run_id, begin, until, key, count(*) filter (where is_first) over (partition by flow_run_id order by begin) as visit
-      from part
-     where is_shown
 ), visit as (
-    -- The window's ends are subqueries, since the server would read their texts again for every row.
-    select flow_run_id, key,
-           sum((extract(epoch from least(until, (select $2::text::timestamptz)) - greatest(begin, (select $1::text::timestamptz))) * 1000000)::bigint) as length
-      from numbered
-     -- A length inside the window, or a moment inside it.
-     where begin < (select $2::text::timestamptz)
-       and (until > (select $1::text::timestamptz) or (until = begin and begin = (select $1::text::timestamptz)))
-     group by flow_run_id, visit, key
+    select flow_run.id as flow_run_id, visit.key, visit.length
+      from flow_run
+     cross join lateral (
+           with begun as (
+               select state.timestamp as begin, lead(state.timestamp) over (order by state.timestamp rows unbounded preceding) as next,
+                      case $4::text when 'type' then state.type::text else state.name::text end as key,
+                      state.type::text in ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') as is_terminal,
+                      ($6::text[] is null or state.type::text = any ($6::text[]))
+                      and ($7::text[] is null or state.name::text = any ($7::text[])) as is_shown
+                 from flow_run_state as state
+                where state.flow_run_id = flow_run.id
+                  and state.timestamp < (select $2::text::timestamptz)
+           ), part as (
+               select begin, key, is_shown,
+                      -- A terminal state has no length; neither has an open one that begins after the clock.
+                      case when is_terminal then begin
+                           else greatest(begin, coalesce(next, (select min(state.timestamp)
+                                                                  from flow_run_state as state
+                                                                 where state.flow_run_id = flow_run.id
+                                                                   and state.timestamp >= (select $2::text::timestamptz)),
+                                                         (select now from clock))) end as until,
+                      is_shown and (lag(key) over run is distinct from key or not lag(is_shown) over run) as is_first
+                 from begun
+               window run as (order by begin rows unbounded preceding)
+           ), numbered as (
+               select begin, until, key, count(*) filter (where is_first) over (order by begin rows unbounded preceding) as visit
+                 from part
+                where is_shown
+           )
+           -- The window's ends are subqueries, since the server would read their texts again for every row.
+           select key, sum((extract(epoch from least(until, (select $2::text::timestamptz)) - greatest(begin, (select $1::text::timestamptz)))
+                            * 1000000)::bigint) as length
+             from numbered
+            -- A length inside the window, or a moment inside it.
+            where begin < (select $2::text::timestamptz)
+              and (until > (select $1::text::timestamptz) or (until = begin and begin = (select $1::text::timestamptz)))
+            group by visit, key
+           ) as visit
+     where (/* slot: moved */ true /* end */)
+       and (/* slot: filter */ true /* end */)
 )
 select case when $5::text::boolean then flow_run_id end::text as flow_run_id, key, count(*)::text as visits, sum(length)::bigint::text as total,
        max(length)::bigint::text as longest,

@@ -1,15 +1,11 @@
 -- read_current_flow_run_states(flow_run_ids text) -> many FlowRunState
 -- The newest state of each run, one index probe a run; no row for a run without history.
 -- The ids are one text in the form of an array, which costs the client less than an array of texts.
-select state.id::text as id, to_json(state.created at time zone 'UTC')::text as created,
-       to_json(nullif(state.updated, state.created) at time zone 'UTC')::text as updated, state.flow_run_id::text as flow_run_id,
-       state.type::text as type, to_json(state.timestamp at time zone 'UTC')::text as timestamp, state.name::text as name,
-       state.message::text as message, state.state_details::text as state_details, state.data::text as data,
-       state.result_artifact_id::text as result_artifact_id
+select /* slot: state */ state.* /* end */
   from unnest($1::text::uuid[]) as run (id)
  cross join lateral (
-       select id, created, updated, flow_run_id, type, timestamp, name, message, state_details, data, result_artifact_id
+       select flow_run_state.*
          from flow_run_state
-        where flow_run_id = run.id
-        order by timestamp desc
+        where flow_run_state.flow_run_id = run.id
+        order by flow_run_state.timestamp desc
         limit 1) as state;

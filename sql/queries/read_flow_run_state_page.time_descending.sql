@@ -1,13 +1,12 @@
 -- read_flow_run_state_page.time_descending(timestamp text, id text, most text) -> many FlowRunState
 -- States that a filter lets through before a position in the order of time, backwards.
--- The position is never null, since a condition that can be left out would cost the index in a generic plan.
--- On our own table an index gives the order; on Prefect's tables every call sorts all states that the filter lets through.
-select id::text as id, to_json(created at time zone 'UTC')::text as created,
-       to_json(nullif(updated, created) at time zone 'UTC')::text as updated, flow_run_id::text as flow_run_id, type::text as type,
-       to_json(timestamp at time zone 'UTC')::text as timestamp, name::text as name, message::text as message,
-       state_details::text as state_details, data::text as data, result_artifact_id::text as result_artifact_id
-  from flow_run_state
- where (timestamp, id) < ($1::text::timestamptz, $2::text::uuid)
-   and (/* slot: filter */ true /* end */)
- order by flow_run_state.timestamp desc, flow_run_state.id desc
- limit $3::text::bigint;
+-- On our own table an index gives the order; on Prefect's tables every call sorts all states that the filter lets through. Those of the page
+-- are found before anything is made text.
+select /* slot: state */ state.* /* end */
+  from (select state.*
+          from flow_run_state as state
+         where (state.timestamp, state.id) < ($1::text::timestamptz, $2::text::uuid)
+           and (/* slot: filter */ true /* end */)
+         order by state.timestamp desc, state.id desc
+         limit $3::text::bigint) as state
+ order by state.timestamp desc, state.id desc;

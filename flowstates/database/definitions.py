@@ -1,0 +1,71 @@
+"""What the migrations make, read from their text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import NamedTuple
+
+from flowstates.engine import queries
+
+_MADE = re.compile(r"^(?:/\*.*?\*/ )?create (?:unique )?(?:table|type|index|function) (\w+)|^ +constraint (\w+) primary key", re.MULTILINE)
+_FUNCTION = re.compile(r"^create function (\w+)\(\) (.*?) as \$\$(.*?)\$\$;", re.MULTILINE | re.DOTALL)
+_TRIGGER = re.compile(r"^create trigger (\w+) (.*? on (\w+)\s.*?);", re.MULTILINE | re.DOTALL)
+_KINDS = {
+    "r": "table",
+    "p": "table",
+    "v": "view",
+    "m": "materialized view",
+    "f": "foreign table",
+    "S": "sequence",
+    "i": "index",
+    "I": "index",
+    "c": "type",
+}
+
+
+class Function(NamedTuple):
+    """A function: the migration that makes it, what stands before its body, and the body."""
+
+    migration: str
+    head: str
+    body: str
+
+
+class Trigger(NamedTuple):
+    """A trigger of a table: what stands behind its name, with one space between words, and the name of its function."""
+
+    table: str
+    definition: str
+    function: str
+
+
+def made(texts: Iterable[str]) -> list[str]:
+    """The names that these texts take in a schema: of tables, types, indexes and functions."""
+    return [name or key for text in texts for name, key in _MADE.findall(text)]
+
+
+def kind(catalogs: str, is_temporary: bool) -> str:
+    """What an object is in words, from what the server's catalog calls it."""
+    return ("temporary " if is_temporary else "") + _KINDS.get(catalogs, catalogs)
+
+
+def functions() -> dict[str, Function]:
+    """The functions that the migrations make, by name."""
+    return {name: Function(migration, head, body) for migration, text in queries.migrations() for name, head, body in _FUNCTION.findall(text)}
+
+
+def triggers() -> dict[str, Trigger]:
+    """The triggers that the migrations make, by name."""
+    found = {}
+    for _, text in queries.migrations():
+        for name, words, table in _TRIGGER.findall(text):
+            definition = " ".join(words.split())
+            found[name] = Trigger(table, definition, definition.rpartition(" ")[2].removesuffix("()"))
+    return found
+
+
+def checksum(text: str) -> str:
+    """What is recorded of a migration's text."""
+    return sha256(text.encode()).hexdigest()

@@ -1,0 +1,176 @@
+"""What people pass and what they cannot: the same at run time, for mypy and for pyright.
+
+`make check` gives this file to both, to mypy with Pydantic's plugin and without. What is wrong is marked as that for each of them, and a mark that
+is not needed is an error.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from datetime import UTC, datetime
+from inspect import getmembers, getsource, isawaitable, isfunction
+from typing import assert_type, get_args, get_type_hints
+from uuid import UUID, uuid4
+
+import pytest
+
+from flowstates import (
+    Expected,
+    FlowRunStateAnalytics,
+    FlowRunStateFilter,
+    FlowRunStateRepository,
+    InvalidInputError,
+    Layout,
+    NewFlowRunState,
+    PoolOrConnection,
+    StateDetails,
+    StateType,
+    TypeName,
+    UnexpectedStateError,
+    check,
+    check_plans,
+    create_pool,
+    migrate,
+)
+
+RUN, OTHER = UUID(int=1), UUID(int=2)
+TEXT = str(RUN)
+NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
+PENDING, RUNNING, FAILED = StateType.PENDING, StateType.RUNNING, StateType.FAILED
+
+
+def test_a_filter_takes_any_collection_of_ids_types_and_names() -> None:
+    runs: dict[UUID, str] = {RUN: "a run"}
+    for of_ids in (
+        FlowRunStateFilter(flow_run_ids=[RUN], ids=[TEXT]),
+        FlowRunStateFilter(flow_run_ids=(TEXT,), ids=(RUN,)),
+        FlowRunStateFilter(flow_run_ids={RUN}, ids={TEXT}),
+        FlowRunStateFilter(flow_run_ids=runs.keys(), ids=frozenset({RUN})),
+        FlowRunStateFilter(flow_run_ids=(run for run in runs), ids=map(str, runs)),
+    ):
+        assert assert_type(of_ids.flow_run_ids, tuple[UUID, ...] | None) == assert_type(of_ids.ids, tuple[UUID, ...] | None) == (RUN,)
+    words: list[TypeName] = ["RUNNING"]
+    for of_types in (
+        FlowRunStateFilter(types=["RUNNING"], names=["Running"]),
+        FlowRunStateFilter(types=("RUNNING",), names=("Running",)),
+        FlowRunStateFilter(types={"RUNNING"}, names={"Running"}),
+        FlowRunStateFilter(types=[RUNNING], names=frozenset({"Running"})),
+        FlowRunStateFilter(types={RUNNING}, names={"Running": 1}.keys()),
+        FlowRunStateFilter(types=words, names=iter(["Running"])),
+    ):
+        assert assert_type(of_types.types, tuple[StateType, ...] | None) == (RUNNING,)
+        assert assert_type(of_types.names, tuple[str, ...] | None) == ("Running",)
+    mixed = FlowRunStateFilter(flow_run_ids={RUN, str(OTHER)}, ids=None, types={"RUNNING", FAILED}, since=NOON, until=NOON.isoformat(), terminal=None)
+    assert set(mixed.flow_run_ids or ()) == {RUN, OTHER}
+    assert set(mixed.types or ()) == {RUNNING, FAILED}
+    assert assert_type(mixed.since, datetime | None) == assert_type(mixed.until, datetime | None) == NOON
+
+
+def test_a_new_state_takes_texts_and_dicts() -> None:
+    texts = NewFlowRunState(
+        flow_run_id=TEXT,
+        type="RUNNING",
+        id=TEXT,
+        timestamp=NOON.isoformat(),
+        name="Running",
+        message=None,
+        state_details={"cache_key": "k"},
+        data=[1],
+        result_artifact_id=TEXT,
+    )
+    assert texts == NewFlowRunState(
+        flow_run_id=RUN, type=RUNNING, id=RUN, timestamp=NOON, state_details=StateDetails(cache_key="k"), data=[1], result_artifact_id=RUN
+    )
+    assert assert_type(texts.flow_run_id, UUID) == assert_type(texts.id, UUID) == assert_type(texts.result_artifact_id, UUID | None) == RUN
+    assert assert_type(texts.type, StateType) is RUNNING
+    assert assert_type(texts.timestamp, datetime | None) == NOON
+    assert assert_type(texts.state_details, StateDetails) == StateDetails(cache_key="k")
+    left_out = NewFlowRunState(flow_run_id=RUN, type=RUNNING, id=None, timestamp=None, name=None, state_details=None, result_artifact_id=None)
+    assert (left_out.name, left_out.state_details) == ("Running", StateDetails())
+
+
+async def test_a_create_takes_texts_and_dicts_and_expects_types_by_their_names(dsn: str) -> None:
+    async with create_pool(dsn) as pool:
+        states, run = FlowRunStateRepository(pool), uuid4()
+        first = await states.create_flow_run_state(str(run), "PENDING", timestamp=NOON.isoformat(), state_details={"retriable": True}, expected=None)
+        assert (first.flow_run_id, first.type, first.timestamp, first.state_details.retriable) == (run, PENDING, NOON, True)
+        second = await states.create_flow_run_state(run, StateType("RUNNING"), expected={"PENDING"})
+        await states.create_flow_run_state(run, RUNNING, expected=str(second.id))
+        passed: tuple[Expected, ...] = (..., {"RUNNING", PENDING}, ["RUNNING"], ("RUNNING",), {RUNNING}, frozenset({RUNNING}))
+        for expected in passed:
+            await states.create_flow_run_state(run, "RUNNING", expected=expected)
+        with pytest.raises(UnexpectedStateError):
+            await states.create_flow_run_state(run, "RUNNING", expected=["PENDING", FAILED])
+
+
+# fmt: off
+WRONG: list[tuple[str, Callable[[FlowRunStateRepository], object]]] = [
+    ("flow_run_ids", lambda _: FlowRunStateFilter(flow_run_ids=[1])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    ("ids", lambda _: FlowRunStateFilter(ids=RUN)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("types", lambda _: FlowRunStateFilter(types=["RUNING"])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    ("types", lambda _: FlowRunStateFilter(types=("RUNNING", "RUNING"))),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("types", lambda _: FlowRunStateFilter(types={"RUNING"})),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("types", lambda _: FlowRunStateFilter(types=["running"])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    ("types", lambda _: FlowRunStateFilter(types="RUNNING")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("types", lambda _: FlowRunStateFilter(types=RUNNING)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("names", lambda _: FlowRunStateFilter(names=[1])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    ("since", lambda _: FlowRunStateFilter(since=1709640000)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("terminal", lambda _: FlowRunStateFilter(terminal="perhaps")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("type", lambda _: FlowRunStateFilter(type="RUNNING")),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    ("flow_run_id", lambda _: NewFlowRunState(flow_run_id=1, type="RUNNING")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("flow_run_id", lambda _: NewFlowRunState(type="RUNNING")),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    ("type", lambda _: NewFlowRunState(flow_run_id=RUN, type="RUNING")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("type", lambda _: NewFlowRunState(flow_run_id=RUN, type=None)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("timestamp", lambda _: NewFlowRunState(flow_run_id=RUN, type="RUNNING", timestamp=1709640000)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("message", lambda _: NewFlowRunState(flow_run_id=RUN, type="RUNNING", message=1)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("state_details", lambda _: NewFlowRunState(flow_run_id=RUN, type="RUNNING", state_details=[])),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("detail", lambda _: NewFlowRunState(flow_run_id=RUN, type="RUNNING", detail={})),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    ("type", lambda states: states.create_flow_run_state(RUN, "RUNING")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("flow_run_id", lambda states: states.create_flow_run_state(1, "RUNNING")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("expected", lambda states: states.create_flow_run_state(RUN, "RUNNING", expected={"RUNING"})),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("expected", lambda states: states.create_flow_run_state(RUN, "RUNNING", expected=["RUNNING", RUN])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    ("order", lambda states: states.read_flow_run_state_page(order="name")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("filter", lambda states: states.count_flow_run_states({"types": ["RUNNING"]})),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("layout", lambda _: FlowRunStateRepository(create_pool(), layout="prefct")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("layout", lambda _: FlowRunStateAnalytics(create_pool(), layout="prefct")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("pool_or_connection", lambda _: FlowRunStateRepository("postgresql://localhost")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("field", "wrong"), WRONG, ids=[f"{number}-{field}" for number, (field, _) in enumerate(WRONG)])
+async def test_what_the_checkers_refuse_is_refused_by_name_before_anything_is_sent(
+    field: str, wrong: Callable[[FlowRunStateRepository], object]
+) -> None:
+    async def ask() -> None:
+        answer = wrong(FlowRunStateRepository(create_pool()))
+        if isawaitable(answer):
+            await answer
+
+    with pytest.raises(InvalidInputError) as caught:
+        await ask()
+    assert caught.value.field == field
+
+
+def test_the_words_for_types_are_the_types() -> None:
+    assert list(get_args(TypeName)) == list(StateType)
+
+
+@pytest.mark.parametrize("model", [FlowRunStateFilter, NewFlowRunState])
+def test_the_parameters_that_the_checkers_see_are_the_fields(model: type[FlowRunStateFilter | NewFlowRunState]) -> None:
+    (seen,) = [node for node in ast.walk(ast.parse(getsource(model))) if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    assert [parameter.arg for parameter in seen.args.kwonlyargs] == list(model.model_fields)
+    required = [parameter.arg for parameter, default in zip(seen.args.kwonlyargs, seen.args.kw_defaults, strict=True) if default is None]
+    assert required == [name for name, field in model.model_fields.items() if field.is_required()]
+
+
+def test_the_exported_types_are_there_at_run_time() -> None:
+    def annotated(pool: PoolOrConnection, layout: Layout, type: TypeName, expected: Expected) -> None: ...
+
+    assert get_type_hints(annotated) == {"pool": PoolOrConnection, "layout": Layout, "type": TypeName, "expected": Expected, "return": type(None)}
+    for runner in (FlowRunStateRepository, FlowRunStateAnalytics):
+        for _, method in getmembers(runner, isfunction):
+            assert get_type_hints(method)
+    for function in (check, check_plans, create_pool, migrate):
+        assert get_type_hints(function)
