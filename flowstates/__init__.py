@@ -8,7 +8,7 @@ from flowstates.database.mismatches import Mismatch
 from flowstates.database.plans import SlowQuestion, check_plans
 from flowstates.database.pool import create_pool
 from flowstates.engine.appending import Expected
-from flowstates.engine.execution import PoolOrConnection
+from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.pages import FlowRunStatePage
 from flowstates.errors import (
     ContentionError,

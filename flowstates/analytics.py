@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from flowstates.engine.execution import Execution, PoolOrConnection
+from flowstates.engine.connections import PoolOrConnection
+from flowstates.engine.execution import Execution
 from flowstates.errors import InvalidInputError
-from flowstates.filters import FlowRunStateFilter, refuse_no_filter
+from flowstates.filters import FlowRunStateFilter, checked_filter
 from flowstates.records import StateType
 from flowstates.values import Layout, utc_time
 
@@ -67,13 +68,13 @@ class FlowRunStateAnalytics:
 
         A state lasts until the run's next one begins. States of one type (or name) that follow each other are one visit. A visit counts if it
         overlaps the window, and its length is the part inside: total, longest and the percentiles (`percentile_disc`) are of these lengths. `now`,
-        the server's clock by default and at most `until`, ends a visit that is still open. A terminal state ends a run: it counts as a visit where
-        it begins, and has no length.
+        the server's clock by default and at most `until`, ends a visit that is still open. A terminal state that nothing follows has ended the
+        run: it counts as a visit where it begins, and has no length. One that is followed, as FAILED is by a retry, lasts until then.
 
         The filter's run ids choose the runs, its types and names which states are shown; its other fields are refused. Lengths come from the
         histories of the chosen runs, of those that are open or have moved since `since`, up to `until`.
         """
-        refuse_no_filter(filter)
+        filter = checked_filter(filter)
         since, until = _window(since, until)
         runs, types, names = None, None, None
         if filter is not None:
@@ -109,7 +110,7 @@ class FlowRunStateAnalytics:
         Every interval is there, with all nine types; 100,000 intervals at most. It reads the window's states from one index; on the layout `prefect`
         the histories of runs that have moved since `since`, as FlowRunStateFilter says.
         """
-        refuse_no_filter(filter)
+        filter = checked_filter(filter)
         since, until = _window(since, until)
         ticks = _ticks(since, until, step)
         if not ticks:

@@ -64,10 +64,13 @@ class FlowRunStateFilter(Input):
         ) -> None: ...
 
 
-def refuse_no_filter(filter: object) -> None:
-    """InvalidInputError for what is neither a filter nor None."""
-    if filter is not None and not isinstance(filter, FlowRunStateFilter):
+def checked_filter(filter: FlowRunStateFilter | None) -> FlowRunStateFilter | None:
+    """The filter, checked again if it was changed since; InvalidInputError for what is neither a filter nor None."""
+    if filter is None:
+        return None
+    if not isinstance(filter, FlowRunStateFilter):
         raise InvalidInputError("filter", f"is a {type(filter).__name__}, not a FlowRunStateFilter")
+    return filter.checked()
 
 
 SLACK = timedelta(days=1)

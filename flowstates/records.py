@@ -6,12 +6,13 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from flowstates.values import Input, InputText, InputTime, InputUUID, UtcDatetime, storable_json
+from flowstates.errors import InvalidInputError
+from flowstates.values import Input, InputText, InputTime, InputUUID, OffsetDatetime, UtcDatetime, storable_json
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -44,23 +45,27 @@ TypeName: TypeAlias = Literal["SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "F
 _TERMINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 
 
+_MOST_BYTES = 2**28 - 1
+
+
 class StateDetails(BaseModel):
     """What a state says about its circumstances. Keys that this version does not know are kept, in `model_extra`.
 
-    The fields and their defaults are those of Prefect 3.8. Times are aware and in UTC.
+    The fields and their defaults are those of Prefect 3.9. Times are aware and have the offset from UTC that they were given.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="allow")
+    # A copy with changes has not been checked.
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="allow", revalidate_instances="always")
 
     flow_run_id: UUID | None = None
     task_run_id: UUID | None = None
     child_flow_run_id: UUID | None = None
-    scheduled_time: UtcDatetime | None = None
+    scheduled_time: OffsetDatetime | None = None
     cache_key: str | None = None
-    cache_expiration: UtcDatetime | None = None
+    cache_expiration: OffsetDatetime | None = None
     deferred: bool | None = False
     untrackable_result: bool = False
-    pause_timeout: UtcDatetime | None = None
+    pause_timeout: OffsetDatetime | None = None
     pause_reschedule: bool = False
     pause_key: str | None = None
     run_input_keyset: dict[str, str] | None = None
@@ -99,8 +104,8 @@ class FlowRunState(BaseModel):
     def to_rest(self) -> dict[str, Any]:
         """The state as REST interfaces of the field show it, in values that JSON has.
 
-        The keys are id, type, name, timestamp, message, data and state_details, in this order. Times are ISO 8601 in UTC with `Z`,
-        with six digits of a fraction or, when it is zero, none.
+        The keys are id, type, name, timestamp, message, data and state_details, in this order. Times are ISO 8601 with six digits of
+        a fraction or, when it is zero, none; in UTC with `Z`, but those in the details have the offset that they were stored with.
         """
         shown = self.model_dump(mode="json")
         return {key: shown[key] for key in ("id", "type", "name", "timestamp", "message", "data", "state_details")}
@@ -158,19 +163,15 @@ class NewFlowRunState(Input):
             values = {key: value for key, value in values.items() if value is not None or key in ("flow_run_id", "type")}
         return values
 
-    @model_validator(mode="after")
-    def _default_name(self) -> Self:
-        if not self.name:
-            # A frozen model is filled once, before anyone else holds it.
-            self.__dict__["name"] = self.type.value.title()
-        return self
-
-    def as_parameters(self) -> tuple[str | None, ...]:
-        """The values in the order of the fields, flow_run_id and type first, as the queries take them: as text.
+    def _known(self) -> tuple[str | None, ...]:
+        """The values in the order of the fields, as the queries take them: as text. What is changed later inside of them is not sent.
 
         Details are stored as what differs from the defaults, and unknown keys: equal details are equal text, and most are short.
         """
-        return (
+        if not self.name:
+            # A frozen model is filled once, before anyone else holds it.
+            self.__dict__["name"] = self.type.value.title()
+        parameters = (
             str(self.flow_run_id),
             self.type.value,
             str(self.id),
@@ -181,6 +182,14 @@ class NewFlowRunState(Input):
             None if self.data is None else json.dumps(self.data, ensure_ascii=False, separators=(",", ":")),
             None if self.result_artifact_id is None else str(self.result_artifact_id),
         )
+        for field, text in (("name", self.name), ("message", self.message), ("state_details", parameters[6]), ("data", parameters[7])):
+            if text is not None and len(text) > _MOST_BYTES // 4 and len(text.encode()) > _MOST_BYTES:
+                raise InvalidInputError(field, f"takes more than {_MOST_BYTES:,} bytes, which is the most that jsonb holds")
+        return parameters
+
+    def as_parameters(self) -> tuple[str | None, ...]:
+        """What is sent of one that is checked: see `_known`."""
+        return self._sealed  # type: ignore[attr-defined, no-any-return]  # a slot of Input
 
 
 class CreateOutcome(NamedTuple):

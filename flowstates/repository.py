@@ -10,10 +10,11 @@ from uuid import UUID
 
 from flowstates.engine.appending import Expectation, Expected, Transitions, append, expectations
 from flowstates.engine.bulk import append_many
-from flowstates.engine.execution import Execution, PoolOrConnection
+from flowstates.engine.connections import PoolOrConnection
+from flowstates.engine.execution import Execution
 from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
-from flowstates.filters import FlowRunStateFilter, array_of, refuse_no_filter
+from flowstates.filters import FlowRunStateFilter, array_of, checked_filter
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
 from flowstates.values import Layout, to_uuid, utc_time
 
@@ -119,7 +120,7 @@ class FlowRunStateRepository:
         A cursor is good for the filter, order and layout that it came from; any other is refused. A state that is committed late, before a
         position that was passed, is on no later page; of those that were there at the start none is lost or seen twice.
         """
-        refuse_no_filter(filter)
+        filter = checked_filter(filter)
         if not _is_count(limit) or limit > MOST_OF_A_PAGE:
             raise InvalidInputError("limit", f"is {limit!r}, not a number from 1 to {MOST_OF_A_PAGE:,}")
         if order not in ("run", "time"):
@@ -137,13 +138,13 @@ class FlowRunStateRepository:
         A filter on types, names or `terminal` reads all states, on the layout `prefect` also one on `until` without `since`. Of current states
         all but one on names alone is found by an index on the runs' rows.
         """
-        refuse_no_filter(filter)
+        filter = checked_filter(filter)
         name = "stream_flow_run_states.current" if filter is not None and filter.current else "stream_flow_run_states"
         return self._execution.stream(name, filter, timeout)
 
     async def count_flow_run_states(self, filter: FlowRunStateFilter | None = None, *, timeout: float | None = None) -> int:
         """How many states a filter lets through. It reads them all, or the index that has them; current ones are counted by the runs' rows."""
-        refuse_no_filter(filter)
+        filter = checked_filter(filter)
         name = "count_flow_run_states.current" if filter is not None and filter.current else "count_flow_run_states"
         counts = await self._execution.values(name, filter=filter, timeout=timeout)
         return int(counts[0])
@@ -223,10 +224,14 @@ class FlowRunStateRepository:
             raise InvalidInputError("on_tie", f"is {on_tie!r}, not 'nudge' or 'refuse'")
         if not isinstance(states, Iterable) or isinstance(states, NewFlowRunState):
             raise InvalidInputError("states", f"is a {type(states).__name__}, not a collection of NewFlowRunState")
-        given = list(states)
-        for index, state in enumerate(given):
+        given: list[NewFlowRunState] = []
+        for index, state in enumerate(states):
             if not isinstance(state, NewFlowRunState):
                 raise InvalidInputError("states", f"[{index}] is a {type(state).__name__}, not a NewFlowRunState")
+            try:
+                given.append(state.checked())
+            except InvalidInputError as error:
+                raise InvalidInputError("states", f"[{index}] {error}") from None
         return await append_many(self._execution, given, nudge=on_tie == "nudge", timeout=timeout)
 
     async def delete_flow_run_state(self, flow_run_state_id: UUID | str, *, timeout: float | None = None) -> bool:

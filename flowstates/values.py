@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from math import isfinite
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flowstates.errors import InvalidInputError
 
@@ -35,7 +35,17 @@ def _utc(value: datetime) -> datetime:
     return value if type(value) is datetime else datetime.combine(value.date(), value.time(), UTC)
 
 
+def _plain(value: datetime) -> datetime:
+    """The same time at the same offset, of no subclass and with no other zone than that offset."""
+    offset = value.utcoffset() or timedelta()
+    if offset % timedelta(minutes=1):
+        return _utc(value)  # an offset with seconds has no form in JSON
+    return datetime.combine(value.date(), value.time(), timezone(offset) if offset else UTC)
+
+
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_utc)]
+OffsetDatetime = Annotated[AwareDatetime, AfterValidator(_plain)]
+"""A time that keeps its offset from UTC."""
 
 
 def to_uuid(value: object) -> UUID:
@@ -118,12 +128,13 @@ def a_time(value: object) -> object:
 
 def utc_time(field: str, value: object) -> datetime:
     """An aware time in UTC; InvalidInputError with the field's name for anything else."""
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise InvalidInputError(field, f"{_shown(value)} is not a time with a time zone")
     try:
-        return _utc(value)
+        # pandas has a time that is none, and says so by a ValueError.
+        if isinstance(value, datetime) and isinstance(value.utcoffset(), timedelta):
+            return _utc(value)
     except ValueError as error:
         raise InvalidInputError(field, str(error)) from None
+    raise InvalidInputError(field, f"{_shown(value)} is not a time with a time zone")
 
 
 def _in_range(value: datetime) -> datetime:
@@ -140,6 +151,8 @@ InputText = Annotated[str, Field(strict=True), AfterValidator(_storable_text)]
 def invalid_input(error: ValidationError) -> InvalidInputError:
     """Pydantic's first complaint as ours, with the name of the field and the path inside it."""
     first = error.errors(include_url=False)[0]
+    if isinstance(ours := first.get("ctx", {}).get("error"), InvalidInputError):
+        return ours
     field, *inside = first["loc"] or ("value",)
     message = first["msg"].removeprefix("Value error, ")
     path = ".".join(str(part) for part in inside)
@@ -150,6 +163,8 @@ class Input(BaseModel):
     """A model for what callers give. It is frozen, knows no other fields, and refuses with InvalidInputError."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
+    # What is known of it since it was checked. Being a slot, a copy with changes does not have it, nor what was made past the checks.
+    __slots__ = ("_sealed",)
 
     if not TYPE_CHECKING:  # each model tells type checkers its own parameters
 
@@ -158,3 +173,26 @@ class Input(BaseModel):
                 super().__init__(**values)
             except ValidationError as error:
                 raise invalid_input(error) from None
+
+    @model_validator(mode="after")
+    def _seal(self) -> Self:
+        object.__setattr__(self, "_sealed", self._known())
+        return self
+
+    def _known(self) -> object:
+        return True
+
+    def checked(self) -> Self:
+        """This one, or if it was changed since it was checked, one that is checked again: InvalidInputError for what it cannot be."""
+        return self if getattr(self, "_sealed", None) is not None else type(self)(**self.__dict__)
+
+
+def seconds(timeout: object) -> float | None:
+    """A time limit in seconds, or None; InvalidInputError for anything else, and TimeoutError if there is no time left."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
+        raise InvalidInputError("timeout", f"is {_shown(timeout)}, not a number of seconds")
+    if timeout <= 0:
+        raise TimeoutError
+    return timeout

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from flowstates import FlowRunState, StateType, create_pool
 from flowstates.engine.appending import Expected
-from flowstates.engine.execution import AnyConnection
+from flowstates.engine.connections import AnyConnection
 from tests.conftest import Pool
 from tests.writers import Step, Transaction, Writers, defaults
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from flowstates import FlowRunState, FlowRunStateRepository, StateType
-from flowstates.engine.execution import AnyConnection
+from flowstates.engine.connections import AnyConnection
 from tests.conftest import Pool
 
 Current: TypeAlias = tuple[UUID, StateType, str, datetime]

@@ -140,9 +140,10 @@ async def fill(connection: Connection, layout: Layout, run: UUID) -> None:
 
 def assert_plain(states: list[FlowRunState]) -> None:
     for state in states:
-        for time in (state.created, state.updated, state.timestamp, state.state_details.scheduled_time):
-            assert time is not None
+        for time in (state.created, state.updated, state.timestamp):
             assert (type(time), time.utcoffset()) == (datetime, timedelta(0))
+        assert state.state_details.scheduled_time is not None
+        assert state.state_details.scheduled_time.isoformat() == "2024-03-05T12:00:00+05:30"
         for id_ in (state.id, state.flow_run_id):
             assert isinstance(id_, UUID)
 

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from flowstates import FlowRunState, FlowRunStateRepository, NewFlowRunState, StateType, UnexpectedStateError, create_pool
-from flowstates.engine.execution import AnyConnection
+from flowstates.engine.connections import AnyConnection
 from tests.conftest import Pool
 from tests.schedules import LIMIT, schedule
 from tests.stored import wrong_rows

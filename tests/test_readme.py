@@ -29,7 +29,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = BLOCK.findall(README)
 TEN_LINES, CLAIM, JOBS, ASKING, WITH_SQLALCHEMY, ON_PREFECT, SERVICE, POOLER = [code for language, code in BLOCKS if language == "python"]
 MAKE, COMMANDS = [code for language, code in BLOCKS if language == "sh"]
-(GRANTS,) = [code for language, code in BLOCKS if language == "sql"]
+GRANTS, POLICIES = [code for language, code in BLOCKS if language == "sql"]
 
 
 def names_of(example: str) -> dict[str, Any]:

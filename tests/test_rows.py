@@ -86,15 +86,19 @@ def test_a_record_of_a_row_is_the_one_that_validation_makes(given: list[tuple[An
         for name, value in full:
             assert isinstance(getattr(fast, name), type(value))
         for state in (fast, full):
-            for time in (state.created, state.updated, state.timestamp, state.state_details.scheduled_time, state.state_details.pause_timeout):
-                assert time is None or (type(time), time.tzinfo) == (datetime, UTC)
+            assert all((type(time), time.tzinfo) == (datetime, UTC) for time in (state.created, state.updated, state.timestamp))
+            for time in (state.state_details.scheduled_time, state.state_details.pause_timeout):
+                assert time is None or (type(time), type(time.tzinfo)) == (datetime, timezone)
 
 
 def test_pydantic_has_no_other_slots_than_those_that_are_filled() -> None:
     # A record is filled without Pydantic's validation. A release of Pydantic with another layout is to be noticed here.
     assert set(BaseModel.__slots__) == {"__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"}
     assert FlowRunState.__private_attributes__ == StateDetails.__private_attributes__ == {}
-    assert (FlowRunState.model_config, StateDetails.model_config) == ({"frozen": True}, {"frozen": True, "extra": "allow"})
+    assert (FlowRunState.model_config, StateDetails.model_config) == (
+        {"frozen": True},
+        {"frozen": True, "extra": "allow", "revalidate_instances": "always"},
+    )
     for field in StateDetails.model_fields.values():
         assert field.default in (None, False)
         assert field.default_factory is None

@@ -116,10 +116,26 @@ async def test_the_same_id_with_the_same_content_returns_what_is_stored(pool: Po
     for same in (
         content,
         content | {"data": {"b": 10**23, "a": [1.0, None]}},
-        content | {"name": "Running", "timestamp": stored.timestamp - MICROSECOND},
+        content | {"name": "Running", "timestamp": stored.timestamp},
     ):
         assert await states.create_flow_run_state(run, RUNNING, expected=first.id, **same) == stored
     assert len(await states.read_flow_run_states(run)) == 3
+
+
+async def test_a_repeat_with_the_time_that_was_moved_passes_and_one_with_another_time_does_not(pool: Pool) -> None:
+    states, run = FlowRunStateRepository(pool), uuid4()
+    await states.create_flow_run_state(run, PENDING, timestamp=NOON)
+    moved = await states.create_flow_run_state(run, RUNNING, id=uuid4(), timestamp=NOON - MICROSECOND)
+    assert moved.timestamp == NOON + MICROSECOND
+    for asked in (NOON - MICROSECOND, NOON, NOON + MICROSECOND, None):
+        assert await states.create_flow_run_state(run, RUNNING, id=moved.id, timestamp=asked) == moved
+    with pytest.raises(FlowRunStateConflictError):
+        await states.create_flow_run_state(run, RUNNING, id=moved.id, timestamp=NOON + 2 * MICROSECOND)
+    later = await states.create_flow_run_state(run, COMPLETED, id=uuid4(), timestamp=NOON + timedelta(hours=1))
+    with pytest.raises(FlowRunStateConflictError):
+        await states.create_flow_run_state(run, COMPLETED, id=later.id, timestamp=NOON)
+    again = [new(run, id=moved.id), new(run, id=later.id, type=COMPLETED), new(run, id=later.id, type=COMPLETED, timestamp=None)]
+    assert [outcome.status for outcome in await states.create_flow_run_states(again)] == ["present", "refused", "present"]
 
 
 @pytest.mark.parametrize(

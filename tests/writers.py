@@ -19,7 +19,7 @@ from asyncpg.exceptions import InternalClientError
 
 from flowstates import CreateOutcome, FlowRunState, FlowRunStateRepository, FlowStatesError, NewFlowRunState, StateType
 from flowstates.engine.appending import Expected
-from flowstates.engine.execution import AnyConnection
+from flowstates.engine.connections import AnyConnection
 from tests.calls import Call, Create, Delete, Log, Outcome
 from tests.conftest import Connection, Pool
 from tests.history import check

@@ -35,7 +35,7 @@ from flowstates.cli.timeline import timeline
 from flowstates.cli.transfer import export_states, import_states
 from flowstates.database.migrations import migration_script, unknown_migrations
 from flowstates.database.mismatches import Mismatch
-from flowstates.engine.execution import AnyConnection
+from flowstates.engine.connections import AnyConnection
 from flowstates.errors import InvalidInputError
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository

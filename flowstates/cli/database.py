@@ -16,7 +16,7 @@ import typer
 
 import flowstates
 from flowstates.cli.render import OutputError, print_error
-from flowstates.engine.execution import AnyConnection
+from flowstates.engine.connections import AnyConnection
 from flowstates.errors import (
     FlowRunStateConflictError,
     FlowStatesError,

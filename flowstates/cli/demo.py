@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import flowstates
-from flowstates.engine.execution import AnyConnection
+from flowstates.engine.connections import AnyConnection
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository
 

@@ -14,8 +14,8 @@ import typer
 from flowstates.analytics import FlowRunStateAnalytics
 from flowstates.cli.database import ask, exit_codes
 from flowstates.cli.render import print_error_line
-from flowstates.engine.execution import AnyConnection
-from flowstates.engine.execution import ask as ask_catalog
+from flowstates.engine.connections import AnyConnection
+from flowstates.engine.connections import ask as ask_catalog
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState, StateType

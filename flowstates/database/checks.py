@@ -12,10 +12,10 @@ from flowstates.database.data import disagreeing_runs, unreadable_states
 from flowstates.database.mismatches import Mismatch
 from flowstates.database.pool import has_pooler
 from flowstates.engine import queries
-from flowstates.engine.execution import AnyConnection, PoolOrConnection, acquired, ask
+from flowstates.engine.connections import Acquired, AnyConnection, PoolOrConnection, ask
 from flowstates.errors import InvalidInputError
 from flowstates.records import StateType
-from flowstates.values import Layout
+from flowstates.values import Layout, seconds
 
 
 class _Table(NamedTuple):
@@ -102,7 +102,8 @@ async def check(
     """
     if layout not in _LAYOUTS:
         raise InvalidInputError("layout", f"is {layout!r}, not 'flowstates' or 'prefect'")
-    async with asyncio.timeout(timeout), acquired(pool_or_connection) as connection:
+    timeout = seconds(timeout)
+    async with asyncio.timeout(timeout), Acquired(pool_or_connection, timeout) as connection:
         found = await _check_pooler(connection) + await _check_settings(connection)
         tables = _LAYOUTS[layout]
         lacking, places = [], {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flowstates.database.mismatches import Mismatch
 from flowstates.engine import queries
-from flowstates.engine.execution import AnyConnection, ask
+from flowstates.engine.connections import AnyConnection, ask
 from flowstates.engine.rows import to_states
 from flowstates.errors import UnreadableRowError
 from flowstates.values import Layout

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from flowstates.database import definitions
 from flowstates.database.definitions import checksum
 from flowstates.engine import queries
-from flowstates.engine.execution import AnyConnection, PoolOrConnection, acquired, ask
+from flowstates.engine.connections import Acquired, AnyConnection, PoolOrConnection, ask
 from flowstates.errors import MigrationError
 from flowstates.filters import array_of
+from flowstates.values import seconds
 
 _CURE = "give flowstates a schema of its own (create schema flowstates) and a search path that begins with it"
 
@@ -28,7 +29,8 @@ async def migrate(pool_or_connection: PoolOrConnection, *, timeout: float | None
     MigrationError, and nothing changes, if that schema has an object under a name that a migration is to make, or a temporary one would hide it; if
     an applied migration's text has changed since; if the search path names no schema. `timeout` is in seconds, for all of it.
     """
-    async with asyncio.timeout(timeout), acquired(pool_or_connection) as connection:
+    timeout = seconds(timeout)
+    async with asyncio.timeout(timeout), Acquired(pool_or_connection, timeout) as connection:
         # Whoever may connect can hold the lock, so it is taken only where there is something to do.
         if not (await _look(connection)).missing:
             return []

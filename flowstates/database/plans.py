@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from flowstates.engine import queries
-from flowstates.engine.execution import AnyConnection, Argument, Execution, PoolOrConnection, Statement, ask, filled, filled_of_runs
+from flowstates.engine.connections import AnyConnection, PoolOrConnection, ask
+from flowstates.engine.execution import Argument, Execution, Statement, filled, filled_of_runs
 from flowstates.filters import FlowRunStateFilter, array_of
 from flowstates.records import StateType
-from flowstates.values import Layout
+from flowstates.values import Layout, seconds
 
 _RUN = UUID(int=2**127)
 _RUNS = (_RUN, UUID(int=2**127 + 1))
@@ -165,7 +166,8 @@ async def check_plans(pool_or_connection: PoolOrConnection, *, layout: Layout = 
     `timeout` is in seconds, for all of it.
     """
     execution = Execution(pool_or_connection, layout)
-    async with asyncio.timeout(timeout), execution.connection() as connection, AsyncExitStack() as stack:
+    timeout = seconds(timeout)
+    async with asyncio.timeout(timeout), execution.connection(timeout) as connection, AsyncExitStack() as stack:
         if not connection.is_in_transaction():
             await stack.enter_async_context(connection.transaction(readonly=True))
         indexes = [(table, row) for table in ("flow_run_state", "flow_run") for row in await ask(connection, "read_index_keys", table)]

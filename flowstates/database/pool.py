@@ -71,7 +71,13 @@ async def has_pooler(connection: asyncpg.Connection[asyncpg.Record] | PoolConnec
         answer.extend(data)
 
     # COPY, since asyncpg prepares a statement for whatever else has an answer, and behind a pooler that is just what may go wrong.
-    await connection.copy_from_query(queries.catalog("read_server_process").rstrip().removesuffix(";"), output=take)
+    query = queries.catalog("read_server_process").rstrip().removesuffix(";")
+    try:
+        await connection.copy_from_query(query, output=take)
+    except asyncpg.FeatureNotSupportedError:
+        # A standby whose default isolation is serializable, which it cannot be.
+        async with connection.transaction(isolation="read_committed"):
+            await connection.copy_from_query(query, output=take)
     return int(answer) != connection.get_server_pid()
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
 from flowstates.engine import queries
-from flowstates.engine.execution import AnyConnection, Argument, Execution, repeated
+from flowstates.engine.connections import AnyConnection, repeated
+from flowstates.engine.execution import Argument, Execution
 from flowstates.errors import FlowStatesError
 from flowstates.records import CreateOutcome, NewFlowRunState
-from flowstates.values import Layout
+from flowstates.values import Layout, seconds
 
 _COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id", "transaction")
-_ROWS_A_MESSAGE = 500
+_MOST_OF_A_MESSAGE = 2**20  # characters, more or less: what is copied, or asked about, at once
+_TAKEN = "the id is stored already, with other content or in another run"
 _NULL = "\\N"  # in the text format of COPY
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -27,7 +29,8 @@ async def append_many(execution: Execution, states: Sequence[NewFlowRunState], *
     """The outcome of each state, in their order. Outside the caller's transaction, what the server undid for another's sake is run again."""
     if not states:
         return []
-    async with asyncio.timeout(timeout), execution.connection() as connection:
+    timeout = seconds(timeout)
+    async with asyncio.timeout(timeout), execution.connection(timeout) as connection:
         if connection.is_in_transaction():
             async with connection.transaction():
                 return await _Batch(connection, execution.layout, states, nudge).store()
@@ -136,23 +139,22 @@ class _Batch:
 
     async def _settle(self, indices: Sequence[int]) -> None:
         """Finds the outcome of those whose id is stored."""
-        if not indices:
-            return
-        given = json.dumps([self._parameters[index] for index in indices], ensure_ascii=False)
-        for position, timestamp, agrees in await self._ask("create_flow_run_states.present", given):
-            index = indices[int(position) - 1]
-            if agrees == "true":
-                outcome = CreateOutcome(self._states[index].id, "present", _EPOCH + int(timestamp) * _MICROSECOND)
-            else:
-                outcome = CreateOutcome(self._states[index].id, "refused", reason="the id is stored already, with other content or in another run")
-            self._outcomes[index] = outcome
+        texts = [json.dumps(self._parameters[index], ensure_ascii=False) for index in indices]
+        for start, end in _parts(texts):
+            for position, timestamp, agrees in await self._ask("create_flow_run_states.present", f"[{','.join(texts[start:end])}]"):
+                index = indices[start + int(position) - 1]
+                if agrees == "true":
+                    outcome = CreateOutcome(self._states[index].id, "present", _EPOCH + int(timestamp) * _MICROSECOND)
+                else:
+                    outcome = CreateOutcome(self._states[index].id, "refused", reason=_TAKEN)
+                self._outcomes[index] = outcome
 
     async def _copy(self, pending: Sequence[int], runs: dict[str, _Run]) -> None:
         outcomes: dict[int, CreateOutcome] = {}
         lines: list[str] = []
         for index in pending:
             state = self._states[index]
-            run_id, type_, id_, time_text, name, message, details, data, artifact = self._parameters[index]
+            run_id, type_, id_, time_text, *others = self._parameters[index]
             run = runs[self._run_of(index)]
             wanted = run.next() if state.timestamp is None else _micros(state.timestamp)
             timestamp = run.free(wanted)
@@ -165,12 +167,13 @@ class _Batch:
                 time_text = time.isoformat()
             outcomes[index] = CreateOutcome(state.id, "created", time)
             run.take(timestamp)
-            lines.append(
-                f"{run_id}\t{type_}\t{id_}\t{time_text}\t{_escaped(name)}\t{_escaped(message)}\t{_escaped(details)}\t{_escaped(data)}"
-                f"\t{artifact or _NULL}\t{run.transaction}\n"
-            )
+            lines.append("\t".join(map(_escaped, (run_id, type_, id_, time_text, *others, run.transaction))) + "\n")
         if lines:
-            status = await self._connection.copy_to_table("flow_run_state", source=_messages(lines), columns=_COLUMNS)
+            try:
+                status = await self._connection.copy_to_table("flow_run_state", source=_messages(lines), columns=_COLUMNS, encoding="utf-8")
+            except asyncpg.FeatureNotSupportedError as error:
+                error.add_note("batches are stored by COPY: create these states one by one, or as a role that row level security lets by")
+                raise
             if status != f"COPY {len(lines)}":
                 raise FlowStatesError(f"{status} of {len(lines)} states, so all are undone: a trigger on flow_run_state keeps rows back")
         self._outcomes |= outcomes
@@ -185,8 +188,20 @@ def _all_there(number: int, rows: Sequence[asyncpg.Record]) -> None:
 
 
 async def _messages(lines: list[str]) -> AsyncIterator[bytes]:
-    for start in range(0, len(lines), _ROWS_A_MESSAGE):
-        yield "".join(lines[start : start + _ROWS_A_MESSAGE]).encode()
+    for start, end in _parts(lines):
+        yield "".join(lines[start:end]).encode()
+
+
+def _parts(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Where to cut a list of texts, so that a part is not longer than a message, or is of one text."""
+    start, size = 0, 0
+    for index, text in enumerate(texts):
+        if size and size + len(text) > _MOST_OF_A_MESSAGE:
+            yield start, index
+            start, size = index, 0
+        size += len(text)
+    if size:
+        yield start, len(texts)
 
 
 def _escaped(text: str | None) -> str:

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict  # Pydantic brings it, and takes no othe
 
 from flowstates.errors import UnreadableRowError
 from flowstates.records import FlowRunState, StateDetails, StateType
-from flowstates.values import UtcDatetime, to_uuid
+from flowstates.values import OffsetDatetime, to_uuid
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -29,13 +29,14 @@ _TYPES = {type_.value: type_ for type_ in StateType}
 _NO_DETAILS = StateDetails()
 _DEFAULTS = {name: field.default for name, field in StateDetails.model_fields.items()}
 _HINTS = get_type_hints(StateDetails, include_extras=True)
-_TIMES = tuple(name for name in _DEFAULTS if _HINTS[name] == UtcDatetime | None)
+_TIMES = tuple(name for name in _DEFAULTS if _HINTS[name] == OffsetDatetime | None)
 # Pydantic's way from JSON to a dict is shorter than that to a model. Keys that are not known it leaves out. Times stay text here: Python reads those
 # that Pydantic writes, 2024-03-05T12:00:00Z, in a third of the time that Pydantic and the change to Python's own UTC take.
 _known_details = TypeAdapter(
     TypedDict("_Details", {name: str | None if name in _TIMES else _HINTS[name] for name in _DEFAULTS}, total=False)  # type: ignore[operator]
 ).validator.validate_json
-_MARKS = {20: "--T::Z", 27: "--T::."}  # of such a time, by its length, every third from the fifth on
+# Of such a time, by its length: every third character from the fifth on, and what is before the minutes of an offset.
+_MARKS = {20: ("--T::Z",), 25: ("--T::+", "--T::-"), 27: ("--T::.",), 32: ("--T::.",)}
 # A record is filled without validation, since model_construct takes longer than validation. This is what it fills; a test holds it against
 # Pydantic's own. The sets are shared: Pydantic copies one before it changes it.
 _ALL_SET = set(COLUMNS)
@@ -146,7 +147,9 @@ def _details_of(id_: object, text: str) -> StateDetails:
             fields_set, values = set(values), _DEFAULTS | values
         for name in _TIMES:
             if (time := values[name]) is not None:
-                if time[4:20:3] != _MARKS.get(len(time)) or time[-1] != "Z" or time[11:13] == "24":  # midnight, from Python 3.14 on
+                if time[4:20:3] not in _MARKS.get(len(time), ()) or time[11:13] == "24":  # midnight, from Python 3.14 on
+                    return _any_details_of(id_, text)
+                if time[-1] != "Z" and (len(time) in (20, 27) or time[-6] not in "+-" or time[-3] != ":"):
                     return _any_details_of(id_, text)
                 values[name] = datetime.fromisoformat(time)
     except ValueError:  # Pydantic's ValidationError too

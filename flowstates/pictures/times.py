@@ -55,7 +55,7 @@ def is_whole(time: datetime, spec: str) -> bool:
 
 
 def times_spent(states: Sequence[FlowRunState], now: datetime) -> list[timedelta]:
-    """The time spent in each state of one run; `now` ends the last unless it is terminal."""
+    """The time spent in each state of one run, as `measure_time_in_states` has it: until the next, and the last until `now` unless it is terminal."""
     last = states[-1]
     end = last.timestamp if last.type.is_terminal else max(now, last.timestamp)
     return [after - before for before, after in pairwise([*(state.timestamp for state in states), end])]

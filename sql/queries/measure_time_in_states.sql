@@ -19,13 +19,12 @@ with clock as (
                   and state.timestamp < (select $2::text::timestamptz)
            ), part as (
                select begin, key, is_shown,
-                      -- A terminal state has no length; neither has an open one that begins after the clock.
-                      case when is_terminal then begin
-                           else greatest(begin, coalesce(next, (select min(state.timestamp)
-                                                                  from flow_run_state as state
-                                                                 where state.flow_run_id = flow_run.id
-                                                                   and state.timestamp >= (select $2::text::timestamptz)),
-                                                         (select now from clock))) end as until,
+                      -- A terminal state that nothing follows has no length; neither has an open one that begins after the clock.
+                      greatest(begin, coalesce(next, (select min(state.timestamp)
+                                                        from flow_run_state as state
+                                                       where state.flow_run_id = flow_run.id
+                                                         and state.timestamp >= (select $2::text::timestamptz)),
+                                               case when is_terminal then begin else (select now from clock) end)) as until,
                       is_shown and (lag(key) over run is distinct from key or not lag(is_shown) over run) as is_first
                  from begun
                window run as (order by begin rows unbounded preceding)

@@ -1,0 +1,63 @@
+"""Row level security: with the policies of the README a writer works; what it hides or refuses is said as it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from flowstates import FlowRunStateRepository, FlowStatesError, NewFlowRunState, StateType, migrate
+from tests.conftest import Connection
+from tests.test_readme import POLICIES
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+async def writer(connection: Connection) -> AsyncIterator[Connection]:
+    """A connection as a role that owns nothing, with all grants."""
+    await migrate(connection)
+    role = f"writer_{uuid4().hex[:8]}"
+    await connection.execute(f"create role {role}; grant all on flow_run, flow_run_state to {role}; set role {role}")
+    yield connection
+    await connection.execute(f"reset role; drop owned by {role}; drop role {role}")
+
+
+async def secure(connection: Connection, policies: str) -> None:
+    role = await connection.fetchval("select current_user")
+    await connection.execute(f"reset role; {policies.replace('writer', role)}; set role {role}")
+
+
+async def test_with_the_policies_of_the_readme_a_writer_works(writer: Connection) -> None:
+    await secure(writer, POLICIES)
+    states, run = FlowRunStateRepository(writer), uuid4()
+    first = await states.create_flow_run_state(run, StateType.PENDING)
+    second = await states.create_flow_run_state(run, StateType.RUNNING, expected=first.id)
+    assert await states.delete_flow_run_state(second.id)
+    assert await states.read_current_flow_run_state(run) == first
+    assert await writer.fetchval("select state_id from flow_run where id = $1", run) == first.id
+    assert await states.delete_flow_run_states(flow_run_ids=[run]) == [first.id]
+
+
+async def test_a_batch_is_refused_with_what_to_do_instead(writer: Connection) -> None:
+    await secure(writer, POLICIES)
+    states, run = FlowRunStateRepository(writer), uuid4()
+    with pytest.raises(asyncpg.FeatureNotSupportedError) as caught:
+        await states.create_flow_run_states([NewFlowRunState(flow_run_id=run, type="RUNNING")])
+    assert "one by one" in caught.value.__notes__[0]
+    assert await states.read_flow_run_states(run) == []
+    assert await writer.fetchval("select count(*) from flow_run") == 0
+
+
+async def test_rows_that_security_hides_are_no_race(writer: Connection) -> None:
+    states, run = FlowRunStateRepository(writer), uuid4()
+    await states.create_flow_run_state(run, StateType.PENDING)
+    hidden = "alter table flow_run enable row level security; create policy new on flow_run for insert to writer with check (true)"
+    await secure(writer, hidden)
+    with pytest.raises((FlowStatesError, asyncpg.InsufficientPrivilegeError)) as caught:
+        await states.create_flow_run_state(run, StateType.RUNNING)
+    assert "security" in str(caught.value)
+    await writer.execute("reset role")
+    assert [state.type for state in await states.read_flow_run_states(run)] == [StateType.PENDING]
