@@ -112,10 +112,8 @@ class _Part(NamedTuple):
 def _parts(history: Sequence[FlowRunState], filter: FlowRunStateFilter | None, now: datetime, by: Literal["type", "name"]) -> list[_Part]:
     parts = []
     for state, following in [*pairwise(history), (history[-1], None)]:
-        if following is None:
-            end = state.timestamp if state.type.is_terminal else max(now, state.timestamp)
-        else:
-            end = following.timestamp
+        last = state.timestamp if state.type.is_terminal else max(now, state.timestamp)
+        end = last if following is None else following.timestamp
         shown = fits(state, filter and FlowRunStateFilter(types=filter.types, names=filter.names))
         key = state.type.value if by == "type" else state.name
         parts.append(_Part(state.timestamp, end, key, shown))

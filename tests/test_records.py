@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
+import subprocess
+import sys
 import time
 from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +32,7 @@ from flowstates import (
 )
 from flowstates.values import EARLIEST, LATEST
 
+ROOT = Path(__file__).parent.parent
 RUN = UUID("0d7f9b52-5b0e-4c0e-8f2b-6a1e3f0c9a11")
 INDIA = timezone(timedelta(hours=5, minutes=30))
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
@@ -403,3 +408,31 @@ def test_an_error_survives_pickle_and_copy(error: FlowStatesError) -> None:
         assert vars(other) == vars(error)
         assert (other.args, str(other)) == (error.args, str(error))
     assert isinstance(error, FlowStatesError)
+
+
+FORKING = """
+import os
+from flowstates import NewFlowRunState
+
+def ids():
+    return [str(NewFlowRunState(flow_run_id="0d7f9b52-5b0e-4c0e-8f2b-6a1e3f0c9a11", type="RUNNING").id) for _ in range(100)]
+
+ids()  # the generator has begun before the workers do
+for _ in range(8):
+    if os.fork() == 0:
+        os.write(1, "".join(id + "\\n" for id in ids()).encode())
+        os._exit(0)
+    os.wait()
+print(*ids(), sep="\\n")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_forked_workers_make_ids_of_their_own() -> None:
+    """Servers fork their workers after the application was imported. Ids of one millisecond differ by their random part alone."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORKING], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    made = [UUID(line) for line in done.stdout.splitlines()]
+    assert len(made) == 900
+    assert len({id_.int & (1 << 62) - 1 for id_ in made}) == 900

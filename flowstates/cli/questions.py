@@ -18,7 +18,6 @@ from flowstates.cli.options import (
     DatabaseUrl,
     Ids,
     Json,
-    LayoutName,
     LayoutOption,
     Names,
     RunIds,
@@ -98,7 +97,7 @@ def list_states(
         typer.Option(help="For --as-of: when a state began, which is the default, or when it was recorded."),
     ] = None,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Print a run's history, or states of any runs, a page at a time.
@@ -153,7 +152,7 @@ def durations(
     by: Annotated[By, typer.Option(help="What is told apart.")] = By.TYPE,
     per_run: Annotated[bool, typer.Option("--per-run", help="Each run by itself, not all together.")] = False,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Print how often and how long runs were in each state.
@@ -186,7 +185,7 @@ def counts(
     ] = False,
     terminal: Annotated[bool | None, typer.Option("--terminal", help="With --occupancy: count runs that have ended too.")] = None,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Print how many states of each type began, step by step.

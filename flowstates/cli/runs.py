@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from flowstates.cli.database import exit_codes
-from flowstates.cli.options import DatabaseUrl, Json, LayoutName, LayoutOption, Names, Types, ask_states, end_with_nothing, filter_of, length_of
+from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, Names, Types, ask_states, end_with_nothing, filter_of, length_of
 from flowstates.cli.render import print_error_line, print_states
 from flowstates.engine.pages import MOST_OF_A_PAGE
 from flowstates.errors import InvalidInputError
@@ -37,7 +37,7 @@ def runs(
         str | None, typer.Option(metavar="TEXT", help="The page after the one that named this cursor, with the same filters; not with --longer-than.")
     ] = None,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Print in which state runs are now, and since when: a line a run, those that moved last first."""

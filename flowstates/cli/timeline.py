@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from flowstates.cli.database import exit_codes
-from flowstates.cli.options import DatabaseUrl, Json, LayoutName, LayoutOption, RunId, ask_states, end_with_nothing
+from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, RunId, ask_states, end_with_nothing
 from flowstates.cli.render import json_time, microseconds, print_error_line, print_json_lines
 from flowstates.errors import InvalidInputError
 from flowstates.pictures.strip import print_timeline
@@ -30,7 +30,7 @@ def timeline(
         int | None, typer.Option(min=40, max=1000, metavar="N", help="Of the printed picture, in characters; the terminal's if left out.")
     ] = None,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Print a picture of a run: its states on a scale of time.

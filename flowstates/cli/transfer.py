@@ -21,7 +21,6 @@ from flowstates.cli.options import (
     DatabaseUrl,
     Ids,
     Json,
-    LayoutName,
     LayoutOption,
     Names,
     RunIds,
@@ -54,7 +53,7 @@ def import_states(
     file: Annotated[typer.FileBinaryRead, typer.Argument(metavar="FILE", help="JSON Lines as `export` writes them; - is standard input.")],
     on_tie: Annotated[Tie, typer.Option(help="For a timestamp that is taken in its run: the first free microsecond, or nothing.")] = Tie.NUDGE,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Store the states of a file, 5,000 a transaction. After a break, run it again: what is stored already stays as it is.
@@ -80,7 +79,7 @@ def export_states(
     until: Until = None,
     terminal: Terminal = None,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
 ) -> None:
     """Write states to standard output as JSON Lines, run by run.
 

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -23,27 +23,52 @@ from flowstates.errors import FlowStatesError, InvalidInputError
 _BINARIES = {16: "pginstall", 18: "pginstall18"}
 _HOME = "flowstates-postgres"
 _BASE_OF_ROOT = Path("/var/lib/flowstates")
-_WAIT_SECONDS = 5.0
+# Nobody's processes of root's servers are kept apart from all others of nobody's by a group that no other process has: the kernel lets one process
+# into another's /proc, memory and folders only if the group is the same too. Neither useradd (to 60000) nor systemd (from 61184) gives this one out.
+_GROUP_OF_ROOT = 61_000
+_WAIT_SECONDS = 5.0  # for a folder that another server has
+_SERVER_SECONDS = 60  # for each of initdb, the start and the stop, as pg_ctl waits
 
 # The shell is the server's parent, so that no zombie stays. It waits on a pipe: a line from us, or the end of our process, however that
 # comes, ends the server. A new database gets its name when it is whole: a half-made one is thrown away by the next start. Ready is asked of
-# a socket in a new folder, where no other server can answer. That folder goes last, in any case.
+# a socket in a new folder, where no other server can answer. That folder goes last, in any case. While the shell waits for a start, empty lines
+# ask whether we are still there. Each wait has an end, and what failed shows the log.
 _SCRIPT = """
+bin=$1 run=$2 seconds=$3
+shift 3
 trap '' PIPE
-ready=
-if [ -e "$PGDATA" ] || {
-    new=$PGDATA.new
-    rm -rf "$new"
-    PGDATA=$new "$1/initdb" --username=postgres --auth=trust --encoding=UTF8 --no-locale --data-checksums </dev/null && mv "$new" "$PGDATA"
-}; then
-    "$1/postgres" -k "$2" -p 5432 -c listen_addresses= </dev/null &
-    until "$1/pg_isready" -q -h "$2" -p 5432 -U postgres -d postgres || ! kill -0 $!; do sleep 0.02; done
-    kill -0 $! && ready=1 && echo ready >&3 && read -r line
-    kill -INT $!
-    wait $!
-fi 3>&1 >log 2>&1
-[ "$ready" ] || cat log 2>/dev/null
-cd / && rm -rf "$2" 2>/dev/null
+exec 3>&1 >log 2>&1
+heard=1
+failed=1
+
+gone() { ! kill -0 "$1" 2>/dev/null; }
+ready() { gone "$server" || "$bin/pg_isready" -q -t 1 -h "$run" -p 5432 -U postgres -d postgres; }
+within_time() {
+    end=$(($(date +%s) + seconds))
+    until "$@"; do
+        [ "$(date +%s)" -le "$end" ] || { echo "no end of it in $seconds seconds"; return 1; }
+        [ ! "$heard" ] || echo >&3 || return 1
+        sleep 0.02
+    done
+}
+make() {
+    rm -rf "$PGDATA.new"
+    PGDATA=$PGDATA.new "$bin/initdb" --username=postgres --auth=trust --encoding=UTF8 --no-locale --data-checksums </dev/null 3>&- &
+    within_time gone $! || kill -KILL $!
+    wait $! && mv "$PGDATA.new" "$PGDATA"
+}
+
+if [ -e "$PGDATA" ] || make; then
+    "$bin/postgres" -k "$run" -p 5432 -c listen_addresses= "$@" </dev/null 3>&- &
+    server=$!
+    within_time ready && ! gone $server && failed= && echo ready >&3 && read -r line
+    heard=
+    kill -INT $server 2>/dev/null
+    within_time gone $server || { failed=1; kill -QUIT $server; within_time gone $server || kill -KILL $server; }
+    wait $server
+fi
+[ ! "$failed" ] || cat log >&3
+cd / && rm -rf "$run" 2>/dev/null
 """
 
 
@@ -63,40 +88,43 @@ def _copy_binaries(package: Path, name: str, target: Path) -> Path:
     return target / package.name / name
 
 
+def _environment(**variables: str) -> dict[str, str]:
+    """All that a process of the server's account is given: ours may hold what that account is not to know, and the programs read PG*."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **variables}
+
+
 def _reaches(account: dict[str, Any], folder: Path) -> bool:
     """Whether the account can enter the folder. The kernel is asked, since access lists count too."""
     enter = ["/bin/sh", "-c", 'cd -- "$1"', "sh", str(folder)]
-    done = subprocess.run(enter, cwd="/", stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **account)  # noqa: S603 (a list, no shell text)
+    done = subprocess.run(enter, cwd="/", env=_environment(), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **account)  # noqa: S603 (a list, no shell text)
     return done.returncode == 0
 
 
 def _server_account(home: Path | None) -> dict[str, Any]:
-    """Whom the server runs as, for `subprocess`. PostgreSQL refuses root: then the owner of the database, or nobody for a new one."""
+    """Whom the server runs as, for `subprocess`. PostgreSQL refuses root: then the owner of the database, or nobody in a group of its own."""
     if os.geteuid() != 0:
         return {}
     import pwd
 
-    owner = home.stat() if home is not None and home.exists() else None
-    if owner is not None and owner.st_uid != 0:
-        return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-    nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    nobody = pwd.getpwnam("nobody").pw_uid
+    with suppress(OSError):
+        owner = home and home.lstat()
+        if owner and owner.st_uid not in (0, nobody):
+            return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    return {"user": nobody, "group": _GROUP_OF_ROOT, "extra_groups": []}
 
 
-def _check_data(data: str | os.PathLike[str], version: int) -> Path:
+def _check_data(data: str | os.PathLike[str]) -> Path:
     """The server's home inside `data`: a folder of its own, because the server's account must own what it gets and nobody else enter it."""
     if not os.fspath(data):
         raise InvalidInputError("data", "an empty path")
     try:
         folder = Path(data).resolve()
         home = folder / _HOME
-        stamp = home / "data" / "PG_VERSION"
         if folder.exists() and not folder.is_dir():
             raise InvalidInputError("data", f"{folder} is not a folder")
         if (folder / "PG_VERSION").exists():
             raise InvalidInputError("data", f"{folder} is a database folder of another program")
-        if stamp.exists() and (stored := stamp.read_text().strip()) != str(version):
-            raise InvalidInputError("data", f"{folder} holds a database of PostgreSQL {stored}, not {version}; use another folder")
         account = _server_account(home)
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         if account and not _reaches(account, nearest):
@@ -109,33 +137,85 @@ def _check_data(data: str | os.PathLike[str], version: int) -> Path:
     return home
 
 
-def _make_and_lock(home: Path, account: dict[str, Any]) -> int:
-    """Makes the folder, locks it, returns it open. The server inherits the lock, so it is free only when the server is gone."""
+@contextmanager
+def _folder(name: str | Path, parent: int | None = None) -> Iterator[int]:
+    """A folder, open; not what a link in its place leads to."""
+    handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _made_and_locked(home: Path, account: dict[str, Any], version: int) -> Iterator[int]:
+    """The home, made if it lacks, locked and open. The server inherits the lock, so it is free only when the server is gone."""
+    with ExitStack() as stack:
+        try:
+            nearest = next(path for path in home.parents if path.exists())
+            folder = stack.enter_context(_folder(nearest))
+            for name in home.parent.relative_to(nearest).parts:
+                is_made = _make(name, folder)
+                folder = stack.enter_context(_folder(name, folder))
+                if is_made and account:
+                    os.fchmod(folder, 0o755)  # whatever the umask is, the account must get through
+            _make(_HOME, folder, mode=0o700)
+            handle = stack.enter_context(_folder(_HOME, folder))
+            _lock(handle, home)
+            _take(handle, folder, home, account, version)
+        except OSError as error:
+            raise InvalidInputError("data", f"cannot be used: {error}") from error
+        yield handle
+
+
+def _make(name: str, parent: int, mode: int = 0o777) -> bool:
+    with suppress(FileExistsError):
+        os.mkdir(name, mode, dir_fd=parent)
+        return True
+    return False
+
+
+def _lock(handle: int, home: Path) -> None:
     import fcntl
 
-    try:
-        lacking = [path for path in home.parents if not path.exists()]
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in lacking if account else ():
-            path.chmod(0o755)  # whatever the umask is, the account must get through
-        handle = os.open(home, os.O_RDONLY)
-    except OSError as error:
-        raise InvalidInputError("data", f"cannot be used: {error}") from error
     end = time.monotonic() + _WAIT_SECONDS
-    try:
-        while True:
-            with suppress(BlockingIOError):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if time.monotonic() > end:
-                raise InvalidInputError("data", f"{home.parent} is open in another embedded server; close that one first")
-            time.sleep(0.05)
-        if account:
-            os.fchown(handle, account["user"], account["group"])
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if time.monotonic() > end:
+            raise InvalidInputError("data", f"{home.parent} is open in another embedded server; close that one first")
+        time.sleep(0.05)
+
+
+def _take(handle: int, folder: int, home: Path, account: dict[str, Any], version: int) -> None:
+    """Refuses a home that no embedded server made. One that root made is root's, and open to the server's group."""
+    stored, status = _stored_version(handle), os.fstat(handle)
+    if stored not in (None, str(version)):
+        raise InvalidInputError("data", f"{home.parent} holds a database of PostgreSQL {stored}, not {version}; use another folder")
+    if account.get("group") == _GROUP_OF_ROOT:
+        is_ours = status.st_uid == 0 and (status.st_gid == _GROUP_OF_ROOT or not os.listdir(handle))
+        if status.st_uid == account["user"] and stored is not None:
+            # Of a time when these servers had no group of their own; only where nobody could not have put it there.
+            above = os.fstat(folder)
+            is_ours = above.st_uid == 0 and not above.st_mode & 0o022
+        if is_ours:
+            os.fchown(handle, 0, _GROUP_OF_ROOT)
+            os.fchmod(handle, 0o770)
+    else:
+        is_ours = status.st_uid == account.get("user", os.geteuid()) and (not account or stored is not None)
+    if not is_ours:
+        raise InvalidInputError("data", f"{home} was not made by an embedded server of this user; use another folder")
+
+
+def _stored_version(handle: int) -> str | None:
+    """The major version of the database in a home, None if there is none."""
+    with suppress(FileNotFoundError), _folder("data", handle) as data:
+        # Not blocked by what only looks like a file.
+        stamp = os.open("PG_VERSION", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=data)
+        with os.fdopen(stamp, encoding="ascii", errors="replace") as file:
+            return file.read(16).strip()
+    return None
 
 
 @contextmanager
@@ -146,11 +226,13 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
     It has PostgreSQL's own settings (fsync on), page checksums, UTF-8 and the C locale. `version` is 16 or 18.
     One server at a time has a folder: a second waits 5 seconds for it. The server stops when this process is killed, too. Linux and macOS.
 
-    As root the server runs as the owner of the database, a new one as nobody, and temporary data lie under /var/lib/flowstates.
-    Nothing that was there before changes its mode or owner.
+    As root the server runs as the owner of the database, a new one as nobody in a group that no other process has: others of nobody's can stop it,
+    but neither connect to it nor read its files or its memory. Temporary data lie under /var/lib/flowstates then.
+    Nothing that was there before changes its mode or owner, and no folder is used that is a link or that somebody else made.
+    Of our environment the server gets no more than PATH.
 
     Raises InvalidInputError for `version` and `data`, ImportError without the extra `embedded`,
-    and FlowStatesError with the server's log if it does not start.
+    and FlowStatesError with the server's log if it does not start in a minute, or at the end does not stop in one.
     """
     if os.name != "posix":
         raise FlowStatesError("the embedded server runs on Linux and macOS only")
@@ -158,7 +240,7 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
         raise InvalidInputError("version", f"{version!r} is not one of {', '.join(map(str, _BINARIES))}")
     package = _package()
     binaries = package / _BINARIES[version]
-    home = None if data is None else _check_data(data, version)
+    home = None if data is None else _check_data(data)
     account = _server_account(home)
     # A socket's path has room for some 100 bytes, and the server splits it at commas.
     base = Path(tempfile.gettempdir())
@@ -171,31 +253,35 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
             base.chmod(0o755)
     run = Path(tempfile.mkdtemp(prefix="run-" if account else "flowstates-", dir=base))
     try:
+        settings = []
         if account:
             if not _reaches(account, package) or not _reaches(account, binaries / "bin"):
                 binaries = _copy_binaries(package, binaries.name, run)
-            for path in (run, *run.rglob("*")):
-                os.chown(path, account["user"], account["group"])
+            for path in run.rglob("*"):
+                os.chown(path, account["user"], account["group"], follow_symlinks=False)
+            if account["group"] == _GROUP_OF_ROOT:
+                os.chown(run, 0, _GROUP_OF_ROOT)
+                run.chmod(0o770)
+                settings = ["-c", "dynamic_shared_memory_type=mmap"]  # files of its own folder; those of /dev/shm are open to all of nobody's
+            else:
+                os.chown(run, account["user"], account["group"])
         home = home or run / _HOME
-        lock = _make_and_lock(home, account)
-        try:
+        with _made_and_locked(home, account, version) as lock:
             server = subprocess.Popen(  # noqa: S603 (the script is ours, the paths are its parameters)
-                ["/bin/sh", "-c", _SCRIPT, "flowstates", str(binaries / "bin"), str(run)],
+                ["/bin/sh", "-c", _SCRIPT, "flowstates", str(binaries / "bin"), str(run), str(_SERVER_SECONDS), *settings],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=run,
-                env={**os.environ, "PGDATA": str(home / "data")},
+                env=_environment(HOME=str(run), PGDATA=str(home / "data")),
                 pass_fds=[lock],
                 start_new_session=True,  # Ctrl-C is for us alone
                 encoding="utf-8",
                 errors="replace",
                 **account,
             )
-        finally:
-            os.close(lock)
         stdin, stdout = cast("IO[str]", server.stdin), cast("IO[str]", server.stdout)
         try:
-            answer = stdout.readline()
+            answer = next((line for line in stdout if line != "\n"), "")
             if answer != "ready\n":
                 raise FlowStatesError(f"PostgreSQL {version} did not start:\n{answer}{stdout.read()}".rstrip())
             yield f"postgresql://postgres@/postgres?host={run}&port=5432"
@@ -204,7 +290,10 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
             with suppress(BrokenPipeError):
                 stdin.write("stop\n")
                 stdin.close()
+            log = stdout.read()
             server.wait()
             stdout.close()
+        if log:
+            raise FlowStatesError(f"PostgreSQL {version} did not stop:\n{log}".rstrip())
     finally:
         shutil.rmtree(run, ignore_errors=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from flowstates.database.addresses import read_address
 from flowstates.engine import queries
 from flowstates.errors import InvalidInputError
 
@@ -23,8 +22,10 @@ def create_pool(dsn: str | None = None, *, transaction_pooling: bool = False, **
 
     It differs from asyncpg's in three defaults. A connection is given back without a reset on the server, which saves a round trip a call: so
     leave no session state behind (SET LOCAL, not SET; transaction-level advisory locks; no LISTEN). asyncpg still rolls back an open
-    transaction. `min_size` is 1, and not 10 connections that are kept open. Addresses of SQLAlchemy, which begin
-    with `postgresql+asyncpg://`, are taken too, with their `ssl` and `prepared_statement_cache_size`.
+    transaction. `min_size` is 1, and not 10 connections that are kept open.
+
+    A `dsn` that begins with `postgresql+asyncpg://` is read as SQLAlchemy reads it, another one as asyncpg does. Raises InvalidInputError for one
+    that cannot be read, or that asks for what libpq can and asyncpg cannot, such as `channel_binding=require`.
 
     asyncpg keeps prepared statements under names that it counts by process. Behind a pooler that gives a server connection to one client after
     another (PgBouncer's transaction mode), a name can be another process's statement, which then runs instead. So each new connection is
@@ -39,28 +40,13 @@ def create_pool(dsn: str | None = None, *, transaction_pooling: bool = False, **
     each new connection.
     """
     if dsn is not None:
-        dsn, options = _without_sqlalchemy(dsn)
+        dsn, options = read_address(dsn)
         asyncpg_options = {**options, **asyncpg_options}
     if transaction_pooling and asyncpg_options.setdefault("statement_cache_size", 0) != 0:
         raise InvalidInputError("statement_cache_size", "is not 0, and transaction_pooling=True keeps no statements: leave one of the two out")
     if "statement_cache_size" not in asyncpg_options:
         asyncpg_options["init"] = _refuse_pooler(asyncpg_options.get("init"))
     return asyncpg.create_pool(dsn, **{"min_size": 1, "reset": _no_reset, **asyncpg_options})
-
-
-def _without_sqlalchemy(dsn: str) -> tuple[str, dict[str, Any]]:
-    """An address of SQLAlchemy's as asyncpg takes it, and its options that asyncpg takes elsewhere. Other addresses stay as they are."""
-    if not isinstance(dsn, str):
-        raise InvalidInputError("dsn", f"is a {type(dsn).__name__}, not a text")
-    if not re.match(r"postgres(ql)?\+asyncpg:", dsn):
-        return dsn, {}
-    parts = urlsplit(dsn)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    # SQLAlchemy's name for its own cache above asyncpg's; of both the caller means the same.
-    sizes = [value for name, value in query if name == "prepared_statement_cache_size"]
-    kept = [("sslmode" if name == "ssl" else name, value) for name, value in query if name != "prepared_statement_cache_size"]
-    address = urlunsplit(parts._replace(scheme="postgresql", query=urlencode(kept)))
-    return address, {"statement_cache_size": int(sizes[-1])} if sizes and sizes[-1].isdigit() else {}
 
 
 async def has_pooler(connection: asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]) -> bool:

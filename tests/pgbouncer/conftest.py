@@ -45,7 +45,7 @@ auth_type = any
 unix_socket_dir = {folder}
 listen_port = 6432
 """)
-        account = _account()
+        account = _account(server_dsn)
         if account:
             os.chown(folder, account["user"], account["group"])
         with (folder / "log").open("wb") as log:
@@ -86,12 +86,12 @@ def _connection_string(dsn: str) -> str:
     return " ".join(f"{key}='{value}'" for key, value in found.items() if value is not None)
 
 
-def _account() -> dict[str, Any]:
-    """Whom PgBouncer runs as, for `subprocess`. It refuses root, and the socket of root's embedded server is closed to all but nobody."""
+def _account(dsn: str) -> dict[str, Any]:
+    """Whom PgBouncer runs as, for `subprocess`. It refuses root, and the socket of root's embedded server is closed to all but its group."""
     if os.geteuid() != 0:
         return {}
-    nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    nobody, sockets = pwd.getpwnam("nobody"), parse_qs(urlsplit(dsn).query).get("host")
+    return {"user": nobody.pw_uid, "group": Path(sockets[0]).stat().st_gid if sockets else nobody.pw_gid, "extra_groups": []}
 
 
 @pytest.fixture(scope="session")
