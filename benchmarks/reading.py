@@ -3,20 +3,13 @@
 By hand means: the text of the same query file, its arguments ready before the clock starts, asyncpg's fetch or cursor on a bare connection,
 raw records. Our side starts from what a user calls and ends with typed records.
 
-The tables are made by `migrate` and loaded without their indexes and trigger, which are made again by their own definitions: ten states a
-run, the runs' ids random, the runs begun one after the other in 31 days. The peer of occupancy is summed up on the server, so that it does
-not also pay for sending a million rows.
+The tables are those of `tables.py`: one of a hundredth of the other's size.
 """
 
 from __future__ import annotations
 
-import random
-import shutil
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterable
 from functools import partial
-from hashlib import md5
 from itertools import cycle
 from typing import Any, Literal, TypeAlias
 from unittest.mock import patch
@@ -24,98 +17,33 @@ from uuid import UUID
 
 import asyncpg
 
-from benchmarks.shared import Contender, Row, Seconds, grown_by, own_database, take_turns
-from flowstates import FlowRunStateAnalytics, FlowRunStateRepository, create_pool, migrate
+from benchmarks.shared import Contender, Row, Seconds, grown_by, take_turns
+from benchmarks.tables import BEGIN, DAY, Table, lack_of_disk, small_of, table_of
+from flowstates import FlowRunStateRepository, create_pool
 from flowstates.engine import cursors, queries
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Order: TypeAlias = Literal["run", "time"]
 
-SMALL, LARGE, LARGE_IN_SHORT = 100_000, 10_000_000, 500_000
-GIGABYTES = 5  # of free disk that LARGE is said to need
-STATES_A_RUN = 10
 RUNS = 10_000
 STREAMED = 1_000_000
-BEGIN = datetime(2026, 10, 1, tzinfo=UTC)
-DAYS = 31
-UNTIL = BEGIN + timedelta(days=DAYS, hours=4)
-LOAD = """
-insert into flow_run_state (flow_run_id, type, id, timestamp, name, message, state_details, sequence)
-select md5(run::text)::uuid, type::state_type, gen_random_uuid(),
-       $2::timestamptz + run::float8 / $1::bigint * $3::interval + n * n * interval '1 minute', initcap(type), 'step ' || n, '{}', n
-  from generate_series(1, $1::bigint) as run,
-       unnest('{SCHEDULED,PENDING,RUNNING,PAUSED,RUNNING,SCHEDULED,PENDING,RUNNING,CANCELLING,COMPLETED}'::text[]) with ordinality as state (type, n)
-"""
-DEFINITIONS = """
-select format('drop trigger %I on flow_run_state', tgname) as drop, pg_get_triggerdef(oid) as make
-  from pg_trigger where tgrelid = 'flow_run_state'::regclass and not tgisinternal
- union all
-select format('alter table flow_run_state drop constraint %I', conname),
-       format('alter table flow_run_state add constraint %I %s', conname, pg_get_constraintdef(oid))
-  from pg_constraint where conrelid = 'flow_run_state'::regclass and contype in ('p', 'u')
- union all
-select format('drop index %s', indexrelid::regclass), pg_get_indexdef(indexrelid)
-  from pg_index
- where indrelid = 'flow_run_state'::regclass and not exists (select from pg_constraint where conindid = indexrelid and contype in ('p', 'u'))
-"""
-GROUPED = "select flow_run_id, count(*), max(timestamp) from flow_run_state group by flow_run_id"
-SUMMED = f"select count(*), sum(count), max(max) from ({GROUPED}) as run"
-BY_HAND = "by hand"
-OURS = "flowstates"
-FIRST = "first"
+BY_HAND, OURS, FIRST = "by hand", "flowstates", "first"
 
 
-class Table:
-    """A table of so many states in a database of its own, and a bare connection to it."""
-
-    def __init__(self, dsn: str, connection: Connection, states: int) -> None:
-        self.dsn, self.connection, self.states = dsn, connection, states
-        self.repository = FlowRunStateRepository(connection)
-
-    def some_runs(self, count: int) -> list[UUID]:
-        """Some of its runs."""
-        numbers = random.sample(range(1, self.states // STATES_A_RUN + 1), count)
-        return [UUID(md5(str(number).encode()).hexdigest()) for number in numbers]
-
-
-async def measure(dsn: str, settings: dict[str, dict[str, str]], *, short: bool) -> list[Row]:
+async def measure(dsn: str, settings: dict[str, dict[str, str]], *, short: bool, states: int) -> list[Row]:
     """The rows of this group."""
-    states = LARGE_IN_SHORT if short else LARGE
-    settings["reading"] = {"states": f"{SMALL:,} and {states:,}" + (f", short form: instead of {LARGE:,}" if short else "")}
-    async with _table(dsn, SMALL) as small:
-        folder = await small.connection.fetchval("show data_directory")
-        free = shutil.disk_usage(folder).free / 10**9
-        rows = await _rows(small, short=short)
-        if not short and free < GIGABYTES:
-            lack = f"{free:.1f} GB of disk are free below {folder}, and {states:,} states take {GIGABYTES}"
-            settings["reading"]["states"] = f"{SMALL:,} only: {lack}"
+    async with table_of(dsn, small_of(states), states) as small:
+        settings["reading"] = {"states": f"{small.states:,} and {states:,}"}
+        rows = await _rows(small, short=short, is_large=False)
+        if lack := await lack_of_disk(dsn, states):
+            settings["reading"]["states"] = f"{small.states:,} only: {lack}"
             return [*rows, Row(f"all of it with {states:,} states", "", note=lack)]
-        async with _table(dsn, states) as large:
-            return [await _history(small, large, 500 if short else 3_000), *rows, *await _rows(large, short=short)]
+        async with table_of(dsn, states, states) as large:
+            return [await _history(small, large, 500 if short else 3_000), *rows, *await _rows(large, short=short, is_large=True)]
 
 
-@asynccontextmanager
-async def _table(dsn: str, states: int) -> AsyncIterator[Table]:
-    async with own_database(dsn, f"bench_reading_{states}") as own:
-        connection = await asyncpg.connect(own)
-        await migrate(connection)
-        definitions = await connection.fetch(DEFINITIONS)
-        for definition in definitions:
-            await connection.execute(definition["drop"])
-        await connection.execute(LOAD, states // STATES_A_RUN, BEGIN, timedelta(days=DAYS))
-        await connection.execute("set maintenance_work_mem = '256MB'")
-        for definition in reversed(definitions):
-            await connection.execute(definition["make"])
-        await connection.execute("reset maintenance_work_mem")
-        await connection.execute("vacuum (analyze) flow_run_state")
-        await connection.execute("checkpoint")
-        yield Table(own, connection, states)
-        await connection.close()
-
-
-async def _rows(table: Table, *, short: bool) -> list[Row]:
+async def _rows(table: Table, *, short: bool, is_large: bool) -> list[Row]:
     """What is asked of both sizes. Limits that are for the large one are not held against the small."""
-    is_large = table.states > SMALL
     rows = [
         *[await _pages(table, order, 200 if short else 1_000, 1.3 if is_large else None) for order in ("run", "time")],
         *await _many_runs(table, 5 if short else 25),
@@ -125,7 +53,7 @@ async def _rows(table: Table, *, short: bool) -> list[Row]:
         count = min(STREAMED, table.states)
         grown = await grown_by(_stream_on_a_pool, table.dsn, count)
         rows.append(Row(f"memory while {count:,} states are streamed", "the start", [grown], limit=64, unit="MiB"))
-    return rows + await _occupancy(table, 3, 2.0 if is_large else None)
+    return rows
 
 
 def _row(work: str, table: Table, against: str, seconds: Seconds, limit: float | None, peer: str = BY_HAND) -> Row:
@@ -168,10 +96,12 @@ async def _pages(table: Table, order: Order, turns: int, limit: float | None) ->
 
 
 async def _many_runs(table: Table, turns: int) -> list[Row]:
-    at = BEGIN + timedelta(days=DAYS * 0.9)  # most of them have begun
+    at = BEGIN + 27 * DAY  # most of them have begun
+
+    count = min(RUNS, table.runs)
 
     async def runs() -> list[UUID]:
-        return table.some_runs(RUNS)
+        return table.some_runs(count)
 
     async def as_text() -> str:
         return "{" + ",".join(map(str, await runs())) + "}"
@@ -187,8 +117,8 @@ async def _many_runs(table: Table, turns: int) -> list[Row]:
 
     current, as_of = table.repository.read_current_flow_run_states, partial(table.repository.read_flow_run_states_as_of, at=at)
     return [
-        await row(f"current states of {RUNS:,} runs", "read_current_flow_run_states", current),
-        await row(f"{RUNS:,} runs as of a moment", "read_flow_run_states_as_of.timestamp", as_of, at.isoformat()),
+        await row(f"current states of {count:,} runs", "read_current_flow_run_states", current),
+        await row(f"{count:,} runs as of a moment", "read_flow_run_states_as_of.timestamp", as_of, at.isoformat()),
     ]
 
 
@@ -219,17 +149,3 @@ async def _take(rows: AsyncIterable[object], count: int) -> None:
 async def _stream_on_a_pool(dsn: str, count: int) -> None:
     async with create_pool(dsn) as pool, FlowRunStateRepository(pool).stream_flow_run_states() as stream:
         await _take(stream, count)
-
-
-async def _occupancy(table: Table, turns: int, limit: float | None) -> list[Row]:
-    count = partial(FlowRunStateAnalytics(table.connection).count_occupancy, since=UNTIL - timedelta(days=30), until=UNTIL, step=timedelta(hours=1))
-    everything = await count(terminal=True)
-    assert sum(everything[-1].counts.values()) == table.states // STATES_A_RUN, everything[-1]
-    contenders = [
-        Contender(BY_HAND, lambda _: table.connection.fetch(GROUPED)),
-        Contender(SUMMED, lambda _: table.connection.fetch(SUMMED)),
-        Contender(OURS, lambda _: count()),
-    ]
-    seconds = await take_turns(contenders, turns, warm_up=1)
-    work, against = "occupancy, 30 days by the hour", "count(*), max(timestamp) ... group by flow_run_id"
-    return [_row(work, table, against, seconds, limit), _row(work, table, against + ", summed up on the server", seconds, None, SUMMED)]

@@ -44,7 +44,7 @@ from benchmarks.peers import (
     sqlalchemy_core,
     sqlalchemy_orm,
 )
-from benchmarks.shared import Contender, Row, Seconds, own_database, take_turns
+from benchmarks.shared import FILL_RUNS, Contender, Row, Seconds, own_database, take_turns
 from flowstates import FlowRunState, FlowRunStateRepository, StateDetails, StateType, create_pool, migrate
 from flowstates.engine.rows import collector_paused
 
@@ -75,7 +75,7 @@ NATIVE_ENUM = RUN.replace("type::text as type", "type")
 ONE = RUN.replace("where flow_run_id = $1\n order by timestamp", "where id = $1")
 EIGHT, MANY, MANY_PLAIN = (UUID(f"b9da4b8e-3c5f-4f0e-9b7a-0a4f5f0f{number}") for number in ("0008", "1000", "1001"))
 OTHERS, STATES_OF_OTHERS = 450, 40
-COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "sequence")
+COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data")
 BEGIN = datetime(2026, 10, 1, 12, tzinfo=UTC)
 LIVE_OBJECTS = 500_000
 TASKS, SIZE = 16, 4
@@ -115,7 +115,8 @@ async def _load(connection: Connection) -> int:
     for _ in range(OTHERS):
         rows += _states(uuid4(), STATES_OF_OTHERS)
     await connection.copy_records_to_table("flow_run_state", records=rows, columns=COLUMNS)
-    await connection.execute("vacuum (analyze) flow_run_state")
+    await connection.execute(FILL_RUNS)
+    await connection.execute("vacuum (analyze) flow_run_state, flow_run")
     return len(rows)
 
 
@@ -123,7 +124,7 @@ def _states(run: UUID, count: int, details: Callable[[UUID, datetime], str] = la
     for number, (type_, name, message) in enumerate(islice(cycle(HISTORY), count), 1):
         timestamp = BEGIN + timedelta(seconds=number, microseconds=number)
         data = '{"type": "reference", "storage_key": "results/nightly.json"}' if type_ == "COMPLETED" else None
-        yield run, type_, uuid4(), timestamp, name, message, details(run, timestamp), data, number
+        yield run, type_, uuid4(), timestamp, name, message, details(run, timestamp), data
 
 
 def _all_details(run: UUID, timestamp: datetime) -> str:

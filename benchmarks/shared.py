@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import platform
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +24,14 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 Seconds = dict[str, list[float]]
+FILL_RUNS = """
+insert into flow_run (id, state_id, state_type, state_name, state_timestamp, transaction)
+select distinct on (flow_run_id) flow_run_id, id, type, name, timestamp, transaction
+  from flow_run_state
+ order by flow_run_id, timestamp desc
+"""
+HAS_SERVER_CLOCK = Path("/proc/self/schedstat").exists()
+NO_SERVER_CLOCK = "this system has no /proc/PID/schedstat"
 SETTINGS = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers", "max_wal_size")
 
 
@@ -32,27 +41,34 @@ async def _nothing() -> None:
 
 @dataclass
 class Contender:
-    """One way to do the work. `prepare` makes what `run` takes; only `run` is timed."""
+    """One way to do the work. `prepare` makes what `run` takes; only `run` is timed, by `clock`, which says seconds."""
 
     name: str
     run: Callable[[Any], Awaitable[object]]
     prepare: Callable[[], Awaitable[Any]] = _nothing
+    clock: Callable[[], float] = time.perf_counter
 
 
 async def take_turns(contenders: Sequence[Contender], turns: int, *, warm_up: int = 0) -> Seconds:
-    """The seconds of each contender, by its name: A B C A B C, the first `warm_up` rounds not counted."""
+    """The seconds of each contender, by its name. Each round has all of them in an order of chance; the first `warm_up` rounds are not counted."""
     seconds: Seconds = {contender.name: [] for contender in contenders}
     gc.collect()
     for turn in range(warm_up + turns):
-        for contender in contenders:
+        for contender in random.sample(contenders, len(contenders)):
             given = await contender.prepare()
-            begun = time.perf_counter()
+            begun = contender.clock()
             await contender.run(given)
-            took = time.perf_counter() - begun
+            took = contender.clock() - begun
             del given  # what was made for one contender is not to be a burden on the next
             if turn >= warm_up:
                 seconds[contender.name].append(took)
     return seconds
+
+
+def server_clock(connection: asyncpg.Connection[asyncpg.Record]) -> Callable[[], float]:
+    """A clock that goes while the connection's own server process has a processor (Linux). What it does after its answer falls into the next turn."""
+    spent = Path(f"/proc/{connection.get_server_pid()}/schedstat")
+    return lambda: int(spent.read_text().split()[0]) / 1e9
 
 
 @asynccontextmanager
@@ -95,6 +111,7 @@ class Row:
     limit: float | None = None
     note: str = ""
     unit: str = "s"
+    of_before: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -102,21 +119,26 @@ class Row:
         return median(self.ours) / median(self.theirs) if self.ours and self.theirs else None
 
     @property
+    def figure(self) -> float | None:
+        """What the limit is for: the ratio or, without a peer, ours alone."""
+        return median(self.ours) if self.ours and not self.theirs else self.ratio
+
+    @property
     def verdict(self) -> str:
-        """Whether the figure, a ratio or ours alone, is within the limit."""
-        if not self.ours:
+        """Whether the figure is within the limit."""
+        if self.figure is None:
             return "not measured"
         if self.limit is None:
             return "-"
-        figure = median(self.ours) if self.ratio is None else self.ratio
-        return "ok" if figure <= self.limit else "MISSED"
+        return "ok" if self.figure <= self.limit else "MISSED"
 
     def cells(self) -> tuple[str, ...]:
         """The row as the table shows it."""
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         limit = "" if self.limit is None else f"{self.limit:g}" + (f" {self.unit}" if self.unit != "s" else "")
         shown = self.work + (f" ({self.note})" if self.note else "")
-        return (shown, self.against, self._shown(self.ours), self._shown(self.theirs), ratio, limit, self.verdict, str(len(self.ours)))
+        of_before = "" if self.of_before is None else f"{self.of_before:.2f}"
+        return (shown, self.against, self._shown(self.ours), self._shown(self.theirs), ratio, limit, self.verdict, str(len(self.ours)), of_before)
 
     def _shown(self, values: list[float]) -> str:
         if not values:
@@ -130,7 +152,7 @@ class Row:
         """The row with its spread: of each side the median and the two quartiles."""
         spread = {side: _spread(values) for side, values in (("flowstates", self.ours), ("peer", self.theirs))}
         said = {"work": self.work, "against": self.against, "unit": self.unit, "limit": self.limit, "note": self.note}
-        return said | spread | {"ratio": self.ratio, "verdict": self.verdict, "turns": len(self.ours)}
+        return said | spread | {"ratio": self.ratio, "verdict": self.verdict, "turns": len(self.ours), "of before": self.of_before}
 
 
 def _spread(values: list[float]) -> dict[str, float] | None:
@@ -140,7 +162,7 @@ def _spread(values: list[float]) -> dict[str, float] | None:
     return {"first quartile": first, "median": middle, "third quartile": third}
 
 
-HEADS = ("work", "against", "flowstates", "peer", "ratio", "limit", "", "turns")
+HEADS = ("work", "against", "flowstates", "peer", "ratio", "limit", "", "turns", "of before")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -167,3 +189,12 @@ def write_json(path: Path, settings: dict[str, dict[str, str]], rows: Sequence[R
     """The same as the table, for programs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"settings": settings, "rows": [row.as_json() for row in rows]}, indent=1) + "\n")
+
+
+def compare(rows: Sequence[Row], path: Path) -> None:
+    """Holds the figures against those of the same rows in the JSON of another run, which may be of another version."""
+    before = {(row["work"], row["against"]): row for row in json.loads(path.read_text())["rows"]}
+    for row in rows:
+        known = before.get((row.work, row.against))
+        if known and known["flowstates"] and row.figure is not None:
+            row.of_before = row.figure / (known["ratio"] or known["flowstates"]["median"])

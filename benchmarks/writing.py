@@ -1,23 +1,25 @@
 """What a write costs over the same write by hand.
 
-By hand means: raw asyncpg on the same table with the same indexes, its statement kept prepared by the driver, every value (id, time, number
-in the run's history, JSON text) ready before the clock starts, all eleven columns returned as a raw record. Our side starts from what a
-user calls: it makes the id, checks the values, finds the number, and ends with a typed record.
+By hand means: raw asyncpg, the same row in one statement into the same table; its statement kept prepared by the driver, every value (id, time,
+JSON text) ready before the clock starts, all eleven columns returned as a raw record. It leaves the run's row alone or, in another row of the
+table, moves it by an upsert that expects and orders nothing. Our side starts from what a user calls: it makes the id, checks the values, moves the
+run's row, and ends with a typed record. A delete by hand is from a table with the same
+states and indexes and without triggers.
 
 Each single write is a commit of its own that waits for the disk (fsync). That wait is the same on both sides and hides differences, so
-the rows without a limit show the same work with synchronous_commit off.
+there are rows with synchronous_commit off, and rows of the CPU time of the two server processes, which load does not change.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
@@ -25,7 +27,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from benchmarks import prefect_server
-from benchmarks.shared import Contender, Row, Seconds, grown_by, take_turns
+from benchmarks.shared import FILL_RUNS, HAS_SERVER_CLOCK, NO_SERVER_CLOCK, Contender, Row, Seconds, grown_by, server_clock, take_turns
 from flowstates import FlowRunStateRepository, NewFlowRunState, create_pool, migrate
 from flowstates.cli.transfer import read_states
 from flowstates.records import uuid7
@@ -33,36 +35,47 @@ from flowstates.records import uuid7
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Values: TypeAlias = tuple[Any, ...]
 
-COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id", "sequence")
+COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id")
 INSERT = f"""
-insert into flow_run_state ({", ".join(COLUMNS)}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+insert into flow_run_state ({", ".join(COLUMNS)}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 returning id, created, updated, flow_run_id, type, timestamp, name, message, state_details, data, result_artifact_id
 """
-DELETE = "delete from flow_run_state where id = $1 returning id"
+INSERT_AND_MOVE = f"""
+with moved as (
+    insert into flow_run (id, state_id, state_type, state_name, state_timestamp, transaction) values ($1, $3, $2, $5, $4, pg_current_xact_id())
+        on conflict (id) do update set state_id = $3, state_type = $2, state_name = $5, state_timestamp = $4, transaction = pg_current_xact_id()
+) {INSERT}"""
 LOAD = """
-insert into flow_run_state (flow_run_id, type, id, timestamp, name, message, state_details, sequence)
-select run, 'RUNNING', gen_random_uuid(), now() - interval '1 day' + n * interval '1 second', 'Running', 'step ' || n, '{"cache_key": "a"}', n
+insert into flow_run_state (flow_run_id, type, id, timestamp, name, message, state_details)
+select run, 'RUNNING', gen_random_uuid(), now() - interval '1 day' + n * interval '1 second', 'Running', 'step ' || n, '{"cache_key": "a"}'
   from unnest($1::uuid[]) as run, generate_series(1, 10) as n
 """
+PLAIN = "create table plain (like flow_run_state including all)"
+FILL_PLAIN = """
+insert into plain (id, created, type, timestamp, name, message, state_details, flow_run_id, transaction)
+select id, created, type, timestamp, name, message, state_details, flow_run_id, transaction from flow_run_state
+"""
+CURRENT = "select state_id from flow_run order by random() limit $1"
+OLDER = "select id from flow_run_state where message = 'step 3' order by random() limit $1"
+DELETE = "delete from plain where id = $1 returning id"
 MESSAGE = "step 3 of 8"
 DETAILS = {"cache_key": "daily/2026-11-22", "retriable": True}
-BY_HAND = "by hand"
-OURS = "flowstates"
+BY_HAND, WITH_ROW, OURS = "by hand", "by hand, with the run's row", "flowstates"
 STATES_A_RUN = 10
-WRITERS = 64
-CREATES_A_WRITER = 8
+NO_WAIT = ", without the wait for the disk"
+WARM_UP = 20
 
 
-def values(run: UUID, sequence: int, timestamp: datetime, type_: str = "RUNNING") -> Values:
+def values(run: UUID, timestamp: datetime, type_: str = "RUNNING") -> Values:
     """A state as INSERT and COPY take it."""
-    return run, type_, uuid7(), timestamp, type_.title(), MESSAGE, json.dumps(DETAILS), None, None, sequence
+    return run, type_, uuid7(), timestamp, type_.title(), MESSAGE, json.dumps(DETAILS), None, None
 
 
 def some_states(count: int) -> list[Values]:
     """New states, run by run as an export has them."""
     begin = datetime.now(UTC) - timedelta(days=1)
     runs = [uuid4() for _ in range(count // STATES_A_RUN)]
-    return [values(run, number, begin + timedelta(seconds=number)) for run in runs for number in range(1, STATES_A_RUN + 1)]
+    return [values(run, begin + timedelta(seconds=number)) for run in runs for number in range(STATES_A_RUN)]
 
 
 def as_json(state: Values) -> str:
@@ -78,16 +91,15 @@ async def measure(dsn: str, settings: dict[str, dict[str, str]], *, short: bool)
     await migrate(connection)
     runs = [uuid4() for _ in range(2_000 if short else 20_000)]
     await connection.execute(LOAD, runs)
-    await connection.execute("vacuum (analyze) flow_run_state")
-    settings["writing"] = {"states loaded": f"{len(runs) * 10:,}", "runs": f"{len(runs):,}"}
-    random.shuffle(runs)
-    calls = 200 if short else 1_500
+    for statement in (FILL_RUNS, PLAIN, FILL_PLAIN, "vacuum (analyze) flow_run_state, flow_run, plain"):
+        await connection.execute(statement)
+    settings["writing"] = {"states loaded": f"{len(runs) * STATES_A_RUN:,}", "runs": f"{len(runs):,}"}
+    calls = 100 if short else 1_500
     rows = [
-        *await _creates(connection, runs, calls),
+        *await _deletes(connection, calls),
+        *await _creates(dsn, connection, runs, calls),
         await _creates_on_pools(dsn, runs, calls),
-        await _deletes(connection, runs, calls),
-        *await _imports(connection, 20_000 if short else 100_000, 3 if short else 5),
-        await _writers(dsn, 5 if short else 25),
+        *await _imports(connection, 10_000 if short else 100_000, 3 if short else 5),
         *await prefect_server.measure(settings, 10 if short else 60),
     ]
     await connection.close()
@@ -100,57 +112,102 @@ def _row(work: str, against: str, seconds: Seconds, limit: float | None, ours: s
     return Row(work, against, seconds[ours], seconds[BY_HAND], limit)
 
 
-async def _insert(connection: Any, state: Values) -> None:
-    await connection.fetchrow(INSERT, *state)
+@asynccontextmanager
+async def connections(dsn: str, count: int) -> AsyncIterator[list[Connection]]:
+    """So many bare connections."""
+    opened = [await asyncpg.connect(dsn) for _ in range(count)]
+    yield opened
+    for connection in opened:
+        await connection.close()
 
 
-async def _create(repository: FlowRunStateRepository, run: UUID) -> None:
-    await repository.create_flow_run_state(run, "RUNNING", message=MESSAGE, state_details=DETAILS)
+async def insert(hand: Any, state: Values, text: str = INSERT) -> None:
+    """A create by hand, on a connection or a pool."""
+    await hand.fetchrow(text, *state)
 
 
-def _pair(hand: Any, ours: Any, next_run: Callable[[], UUID], sequence: int) -> list[Contender]:
-    """One create by hand, where `hand` is a connection or pool, and one by us; `sequence` is the number that the run has reached."""
+async def create(repository: FlowRunStateRepository, new: tuple[UUID, UUID | None]) -> None:
+    """One by us, of a run and, if it is to be given, an id."""
+    run, id_ = new
+    await repository.create_flow_run_state(run, "RUNNING", id=id_, message=MESSAGE, state_details=DETAILS)
+
+
+def _contenders(hand: Any, hand_with_row: Any, ours: Any, runs: Iterator[UUID], *, is_id_given: bool = False) -> list[Contender]:
+    """One create by hand, one by hand that also moves the run's row, and one by us, each on a connection or pool."""
 
     async def state() -> Values:
-        return values(next_run(), sequence, datetime.now(UTC))
+        return values(next(runs), datetime.now(UTC))
 
-    async def run() -> UUID:
-        return next_run()
+    async def new() -> tuple[UUID, UUID | None]:
+        return next(runs), uuid7() if is_id_given else None
 
-    return [Contender(BY_HAND, partial(_insert, hand), state), Contender(OURS, partial(_create, FlowRunStateRepository(ours)), run)]
+    return [
+        Contender(BY_HAND, partial(insert, hand), state),
+        Contender(WITH_ROW, partial(insert, hand_with_row, text=INSERT_AND_MOVE), state),
+        Contender(OURS, partial(create, FlowRunStateRepository(ours)), new),
+    ]
 
 
-async def _creates(connection: Connection, runs: list[UUID], calls: int) -> list[Row]:
+async def _creates(dsn: str, connection: Connection, runs: list[UUID], calls: int) -> list[Row]:
+    """A turn is one create, so that the server's process has slept before each: one that is kept busy takes half of the CPU time."""
+    kinds = (("new run", iter(uuid4, None), False), ("known run", cycle(runs), False), ("known run, id given", cycle(runs), True))
     rows = []
-    hand = "insert ... returning by hand, one connection"
-    new, known = partial(uuid4), runs.pop
-    for commit, limit in (("on", 1.35), ("off", None)):
+    for commit, suffix, limit in (("on", "", 1.25), ("off", NO_WAIT, 1.4)):
         await connection.execute(f"set synchronous_commit = {commit}")
-        suffix = "" if commit == "on" else ", without the wait for the disk"
-        rows.append(_row("one create, new run" + suffix, hand, await take_turns(_pair(connection, connection, new, 1), calls, warm_up=20), limit))
-        seconds = await take_turns(_pair(connection, connection, known, STATES_A_RUN + 1), min(calls, len(runs) // 8), warm_up=20)
-        rows.append(_row("one create, known run" + suffix, hand, seconds, limit))
+        for kind, of_kind, is_id_given in kinds:
+            contenders = _contenders(connection, connection, connection, of_kind, is_id_given=is_id_given)
+            seconds = await take_turns(contenders, calls, warm_up=WARM_UP)
+            rows += _rows_of_creates(f"one create, {kind}{suffix}", "one connection", seconds, limit)
     await connection.execute("reset synchronous_commit")
+    async with connections(dsn, 3) as three:
+        for kind, of_kind, is_id_given in kinds:
+            seconds = await _server_seconds(three, of_kind, calls, is_id_given=is_id_given) if HAS_SERVER_CLOCK else {}
+            rows += _rows_of_creates(f"one create, {kind}, server's CPU time", "a connection each", seconds, 1.9)
     return rows
+
+
+async def _server_seconds(three: list[Connection], runs: Iterator[UUID], calls: int, *, is_id_given: bool) -> Seconds:
+    for each in three:
+        await each.execute("set synchronous_commit = off")
+    hand, hand_with_row, ours = three
+    contenders = _contenders(hand, hand_with_row, ours, runs, is_id_given=is_id_given)
+    clocked = [replace(contender, clock=server_clock(each)) for contender, each in zip(contenders, three, strict=True)]
+    return await take_turns(clocked, calls, warm_up=WARM_UP)
+
+
+def _rows_of_creates(work: str, where: str, seconds: Seconds, limit: float) -> list[Row]:
+    note = "" if seconds else NO_SERVER_CLOCK
+    against = {BY_HAND: "insert ... returning by hand, ", WITH_ROW: "insert ... returning by hand that also moves the run's row, "}
+    ours = seconds.get(OURS, [])
+    return [Row(work, text + where, ours, seconds.get(name, []), limit if name == BY_HAND else None, note) for name, text in against.items()]
 
 
 async def _creates_on_pools(dsn: str, runs: list[UUID], calls: int) -> Row:
     async with asyncpg.create_pool(dsn) as plain, create_pool(dsn) as own:
-        seconds = await take_turns(_pair(plain, own, runs.pop, STATES_A_RUN + 1), min(calls, len(runs) // 4), warm_up=20)
+        hand, _, ours = _contenders(plain, plain, own, cycle(runs))
+        seconds = await take_turns([hand, ours], calls, warm_up=WARM_UP)
     return _row("one create through our pool, known run", "the same insert, asyncpg.Pool", seconds, 1.0)
 
 
-async def _deletes(connection: Connection, runs: list[UUID], calls: int) -> Row:
-    ids = await connection.fetch("select id from flow_run_state where flow_run_id = any ($1::uuid[])", runs[: calls // 2])
-    random.shuffle(ids)
+async def _deletes(connection: Connection, calls: int) -> list[Row]:
+    """Of runs with ten states, one of each; by hand the same states go from the table without triggers."""
     repository = FlowRunStateRepository(connection)
+    rows = []
+    for kind, which, limit in (("the current state", CURRENT, 1.6), ("an older state", OLDER, None)):
+        for commit, suffix in (("on", ""), ("off", NO_WAIT)):
+            await connection.execute(f"set synchronous_commit = {commit}")
+            ids = [row[0] for row in await connection.fetch(which, calls + WARM_UP)]
 
-    async def an_id() -> UUID:
-        return ids.pop()["id"]
+            async def an_id(left: Iterator[UUID]) -> UUID:
+                return next(left)
 
-    hand = Contender(BY_HAND, partial(connection.fetchval, DELETE), an_id)
-    seconds = await take_turns([hand, Contender(OURS, repository.delete_flow_run_state, an_id)], calls, warm_up=20)
-    return _row("one delete", "delete ... returning by hand", seconds, 1.15)
+            hand = Contender(BY_HAND, partial(connection.fetchval, DELETE), partial(an_id, iter(ids)))
+            ours = Contender(OURS, repository.delete_flow_run_state, partial(an_id, iter(ids)))
+            seconds = await take_turns([hand, ours], calls, warm_up=WARM_UP)
+            held = limit if commit == "on" else None
+            rows.append(_row(f"one delete of {kind}{suffix}", "delete ... returning by hand, no triggers", seconds, held))
+    await connection.execute("reset synchronous_commit")
+    return rows
 
 
 async def _imports(connection: Connection, count: int, turns: int) -> list[Row]:
@@ -158,17 +215,19 @@ async def _imports(connection: Connection, count: int, turns: int) -> list[Row]:
     repository = FlowRunStateRepository(connection)
     whole, again, storing = "read from a file and stored", "the same file again", "made before, stored"
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "states.jsonl"
 
         async def tuples() -> list[Values]:
             await connection.execute("checkpoint")
             return some_states(count)
 
-        async def new_file() -> None:
+        async def new_file(name: str) -> Path:
+            path = Path(folder) / name
             path.write_text("".join(as_json(state) + "\n" for state in await tuples()))
+            return path
 
-        async def same_file() -> None:
+        async def same_file() -> Path:
             await connection.execute("checkpoint")
+            return stored
 
         async def records() -> list[NewFlowRunState]:
             return [NewFlowRunState(**json.loads(as_json(state))) for state in await tuples()]
@@ -176,7 +235,7 @@ async def _imports(connection: Connection, count: int, turns: int) -> list[Row]:
         async def copy(states: list[Values]) -> None:
             await connection.copy_records_to_table("flow_run_state", records=states, columns=COLUMNS)
 
-        async def import_file(_: None, status: str) -> None:
+        async def import_file(path: Path, status: str) -> None:
             with path.open("rb") as file:
                 counts = await read_states(repository, file, on_tie="nudge")
             assert counts == {status: count}, counts
@@ -185,9 +244,11 @@ async def _imports(connection: Connection, count: int, turns: int) -> list[Row]:
             for start in range(0, count, 5_000):
                 await repository.create_flow_run_states(states[start : start + 5_000])
 
+        stored = await new_file("stored.jsonl")
+        await import_file(stored, "created")
         contenders = [
             Contender(BY_HAND, copy, tuples),
-            Contender(whole, partial(import_file, status="created"), new_file),
+            Contender(whole, partial(import_file, status="created"), partial(new_file, "new.jsonl")),
             Contender(again, partial(import_file, status="present"), same_file),
             Contender(storing, store, records),
         ]
@@ -195,45 +256,6 @@ async def _imports(connection: Connection, count: int, turns: int) -> list[Row]:
     limits = ((whole, 3.0), (again, 3.0), (storing, None))
     against = "COPY of ready tuples of such rows"
     return [_row(f"{count:,} states imported: {name}", against, seconds, limit, name) for name, limit in limits]
-
-
-async def _writers(dsn: str, turns: int) -> Row:
-    async with _connections(dsn, WRITERS) as connections:
-
-        async def ready() -> list[list[Values]]:
-            now = datetime.now(UTC)
-            numbers = range(1, CREATES_A_WRITER + 1)
-            return [[values(run, number, now + timedelta(microseconds=number)) for number in numbers] for run in await new_runs()]
-
-        async def new_runs() -> list[UUID]:
-            return [uuid4() for _ in connections]
-
-        async def by_hand(states: list[list[Values]]) -> None:
-            async def write(connection: Connection, mine: list[Values]) -> None:
-                for state in mine:
-                    await _insert(connection, state)
-
-            await asyncio.gather(*map(write, connections, states))
-
-        async def ours(runs: list[UUID]) -> None:
-            async def write(connection: Connection, run: UUID) -> None:
-                repository = FlowRunStateRepository(connection)
-                for _ in range(CREATES_A_WRITER):
-                    await _create(repository, run)
-
-            await asyncio.gather(*map(write, connections, runs))
-
-        seconds = await take_turns([Contender(BY_HAND, by_hand, ready), Contender(OURS, ours, new_runs)], turns, warm_up=2)
-    work = f"{WRITERS} writers, {WRITERS} runs, {CREATES_A_WRITER} creates each"
-    return _row(work, "the same inserts by hand, same connections", seconds, 1.4)
-
-
-@asynccontextmanager
-async def _connections(dsn: str, count: int) -> AsyncIterator[list[Connection]]:
-    connections = [await asyncpg.connect(dsn) for _ in range(count)]
-    yield connections
-    for connection in connections:
-        await connection.close()
 
 
 async def _memory(dsn: str, count: int = 1_000_000) -> Row:

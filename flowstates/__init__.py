@@ -2,8 +2,9 @@
 
 from flowstates.analytics import FlowRunStateAnalytics, StateCount, TimeInState
 from flowstates.database.checks import check
+from flowstates.database.definitions import TABLES
 from flowstates.database.embedded import embedded_postgres
-from flowstates.database.migrations import migrate
+from flowstates.database.migrations import migrate, migration_sql
 from flowstates.database.mismatches import Mismatch
 from flowstates.database.plans import SlowQuestion, check_plans
 from flowstates.database.pool import create_pool
@@ -29,6 +30,7 @@ from flowstates.values import Layout
 __version__ = "0.1.0"
 
 __all__ = [
+    "TABLES",
     "ContentionError",
     "CreateOutcome",
     "Expected",
@@ -60,4 +62,5 @@ __all__ = [
     "create_pool",
     "embedded_postgres",
     "migrate",
+    "migration_sql",
 ]

@@ -13,7 +13,7 @@ from flowstates.engine.execution import Execution
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, checked_filter
 from flowstates.records import StateType
-from flowstates.values import Layout, utc_time
+from flowstates.values import Layout, one_of, shown, utc_time
 
 MOST_BUCKETS = 100_000
 _MICROSECOND = timedelta(microseconds=1)
@@ -84,8 +84,7 @@ class FlowRunStateAnalytics:
             runs = filter.flow_run_ids
             types = None if filter.types is None else [type_.value for type_ in filter.types]
             names = None if filter.names is None else list(filter.names)
-        if by not in ("type", "name"):
-            raise InvalidInputError("by", f"is {by!r}, not 'type' or 'name'")
+        by = one_of("by", by, "type", "name")
         clock = None if now is None else utc_time("now", now).isoformat()
         window = since.isoformat(), until.isoformat()
         rows = await self._execution.rows_of_runs(
@@ -180,7 +179,7 @@ def _window(since: datetime, until: datetime) -> tuple[datetime, datetime]:
 
 def _ticks(since: datetime, until: datetime, step: timedelta) -> list[timedelta]:
     if not isinstance(step, timedelta) or step <= timedelta(0):
-        raise InvalidInputError("step", f"is {step!r}, not a timedelta above zero")
+        raise InvalidInputError("step", f"is {shown(step)}, not a timedelta above zero")
     count = -(-(until - since) // step)
     if count > MOST_BUCKETS:
         raise InvalidInputError("step", f"{step} makes {count:,} intervals of the window; {MOST_BUCKETS:,} is the most")

@@ -70,7 +70,10 @@ def checked_filter(filter: FlowRunStateFilter | None) -> FlowRunStateFilter | No
         return None
     if not isinstance(filter, FlowRunStateFilter):
         raise InvalidInputError("filter", f"is a {type(filter).__name__}, not a FlowRunStateFilter")
-    return filter.checked()
+    try:
+        return filter.checked()
+    except InvalidInputError as error:
+        raise InvalidInputError(f"filter.{error.field}", error.message) from None
 
 
 SLACK = timedelta(days=1)

@@ -51,7 +51,8 @@ _MOST_BYTES = 2**28 - 1
 class StateDetails(BaseModel):
     """What a state says about its circumstances. Keys that this version does not know are kept, in `model_extra`.
 
-    The fields and their defaults are those of Prefect 3.9. Times are aware and have the offset from UTC that they were given.
+    The fields and their defaults are those of Prefect 3.9. Times are aware and have the offset from UTC that they were given. What a field cannot be
+    is Pydantic's own ValidationError, which is a ValueError; where details are handed to a call it is InvalidInputError.
     """
 
     # A copy with changes has not been checked.
@@ -82,6 +83,9 @@ class FlowRunState(BaseModel):
 
     `timestamp` is when the state began, `created` when the transaction that stored it began, `updated` when the row last changed.
     All three are aware and in UTC, with microseconds. `data` is any JSON value; SQL null and JSON null are both None.
+
+    The ids of states that were read are of the driver's subclass of UUID, which is made in a fraction of the time: with Python's own a read of 1,000
+    states takes 3 to 9 percent longer. What knows no subclasses, as orjson, takes `model_dump(mode="json")` or `to_rest()`.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
@@ -107,7 +111,11 @@ class FlowRunState(BaseModel):
         The keys are id, type, name, timestamp, message, data and state_details, in this order. Times are ISO 8601 with six digits of
         a fraction or, when it is zero, none; in UTC with `Z`, but those in the details have the offset that they were stored with.
         """
-        shown = self.model_dump(mode="json")
+        try:
+            shown = self.model_dump(mode="json")
+        except ValueError:
+            # Pydantic goes 255 levels deep and takes no lone surrogate in a key; other writers store both.
+            shown = self.model_dump(mode="json", exclude={"data"}) | {"data": json.loads(json.dumps(self.data))}
         return {key: shown[key] for key in ("id", "type", "name", "timestamp", "message", "data", "state_details")}
 
 

@@ -16,7 +16,7 @@ from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
 from flowstates.filters import FlowRunStateFilter, array_of, checked_filter
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
-from flowstates.values import Layout, to_uuid, utc_time
+from flowstates.values import Layout, one_of, shown, to_uuid, utc_time
 
 
 class FlowRunStateRepository:
@@ -28,9 +28,14 @@ class FlowRunStateRepository:
     `transitions` says which types may follow each type, and under None with which a run may begin: a create without `expected` then expects one of
     those from which its own may follow. Without it everything may follow everything. Batches are not held to it.
 
-    An id is a UUID or its text. `timeout` is in seconds and for the whole call, waiting for a connection included; a call
-    that takes longer raises TimeoutError. Every call raises InvalidInputError, before anything is sent, for an argument that it cannot use; a
+    An id is a UUID or its text. Every call raises InvalidInputError, before anything is sent, for an argument that it cannot use; a
     read raises UnreadableRowError for a row that does not fit its record. Errors of the server and of the connection are asyncpg's own.
+
+    `timeout` is in seconds and for the whole call, waiting for a connection included; a call that takes longer raises TimeoutError, and one to which
+    no time is left sends nothing. On a pool it ends half a second later at the latest, also where the network passes nothing on: a connection
+    that is still busy then is dropped, and the pool makes another. So does a call that is cancelled. On a connection of the caller's a statement
+    ends at its timeout, and the next one waits until the server has let go of it; but the begin and the end of a transaction of the library's own
+    (`create_flow_run_states`, a stream) are waited for, for as long as server and network take.
     """
 
     def __init__(
@@ -56,9 +61,9 @@ class FlowRunStateRepository:
     ) -> dict[UUID, list[FlowRunState]]:
         """The newest `last` states of each run, oldest first. A run without history is absent. One index probe a run."""
         if not _is_count(last):
-            raise InvalidInputError("last", f"is {last!r}, not a number of 1 or more")
+            raise InvalidInputError("last", f"is {shown(last)}, not a number of 1 or more")
         found: dict[UUID, list[FlowRunState]] = {}
-        states = await self._of_runs("read_flow_run_states_by_run", flow_run_ids, str(last), timeout=timeout)
+        states = await self._of_runs("read_flow_run_states_by_run", flow_run_ids, str(int(last)), timeout=timeout)
         for state in sorted(states, key=lambda state: state.timestamp):
             found.setdefault(state.flow_run_id, []).append(state)
         return found
@@ -91,8 +96,7 @@ class FlowRunStateRepository:
         timestamp. It walks back from each run's newest state, so it may read all of them. `created` is when the transaction began: one that
         commits late can change an earlier answer. Deleted states are gone from both answers.
         """
-        if clock not in ("timestamp", "created"):
-            raise InvalidInputError("clock", f"is {clock!r}, not 'timestamp' or 'created'")
+        clock = one_of("clock", clock, "timestamp", "created")
         states = await self._of_runs(f"read_flow_run_states_as_of.{clock}", flow_run_ids, utc_time("at", at).isoformat(), timeout=timeout)
         return {state.flow_run_id: state for state in states}
 
@@ -122,9 +126,8 @@ class FlowRunStateRepository:
         """
         filter = checked_filter(filter)
         if not _is_count(limit) or limit > MOST_OF_A_PAGE:
-            raise InvalidInputError("limit", f"is {limit!r}, not a number from 1 to {MOST_OF_A_PAGE:,}")
-        if order not in ("run", "time"):
-            raise InvalidInputError("order", f"is {order!r}, not 'run' or 'time'")
+            raise InvalidInputError("limit", f"is {shown(limit)}, not a number from 1 to {MOST_OF_A_PAGE:,}")
+        order = one_of("order", order, "run", "time")
         return await read_page(self._execution, filter, limit, order, newest_first, cursor, timeout=timeout)
 
     def stream_flow_run_states(
@@ -132,8 +135,9 @@ class FlowRunStateRepository:
     ) -> AbstractAsyncContextManager[AsyncIterator[FlowRunState]]:
         """The states of a filter, run by run and oldest first, in constant memory: `async with ... as stream: async for state in stream`.
 
-        They are those of one moment. They come from a cursor on the server, 500 a round trip; `timeout` is for each of these. Leaving the block
-        ends it and frees the connection. On a connection without a transaction it opens one, read only, for as long as the block lasts.
+        They are those of one moment. They come from a cursor on the server, 500 a round trip; `timeout` is for the wait for a
+        connection, for each of these, and on a pool for leaving the block. That ends the cursor and frees the connection. On a connection without a
+        transaction it opens one, read only, for as long as the block lasts.
 
         A filter on types, names or `terminal` reads all states, on the layout `prefect` also one on `until` without `since`. Of current states
         all but one on names alone is found by an index on the runs' rows.
@@ -220,8 +224,7 @@ class FlowRunStateRepository:
         the states, one lets the rows point at the newest, and what is met on the way takes more. All of it is sent at once, so cut what is large.
         """
         self._refuse_read_only()
-        if on_tie not in ("nudge", "refuse"):
-            raise InvalidInputError("on_tie", f"is {on_tie!r}, not 'nudge' or 'refuse'")
+        on_tie = one_of("on_tie", on_tie, "nudge", "refuse")
         if not isinstance(states, Iterable) or isinstance(states, NewFlowRunState):
             raise InvalidInputError("states", f"is a {type(states).__name__}, not a collection of NewFlowRunState")
         given: list[NewFlowRunState] = []

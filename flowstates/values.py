@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
-from math import isfinite
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flowstates.errors import InvalidInputError
+
+Choice = TypeVar("Choice", bound=str)
 
 Layout = Literal["flowstates", "prefect"]
 """Whose tables they are."""
@@ -55,12 +57,23 @@ def to_uuid(value: object) -> UUID:
     # UUID() would also take digits with signs, spaces and underscores between them.
     if isinstance(value, str) and _UUID.fullmatch(value):
         return UUID(value)
-    raise ValueError(f"{_shown(value)} ({type(value).__name__}) is not a UUID or its text")
+    raise ValueError(f"{shown(value)} ({type(value).__name__}) is not a UUID or its text")
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
+def shown(value: object) -> str:
+    """A value as an error shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # of an integer of more than 4,300 digits, say
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def one_of(field: str, value: object, *choices: Choice) -> Choice:
+    """The one of some texts that a value is, also if it is of a subclass; InvalidInputError for anything else."""
+    if isinstance(value, str) and value in choices:
+        return choices[choices.index(value)]
+    raise InvalidInputError(field, f"is {shown(value)}, not {' or '.join(map(repr, choices))}")
 
 
 def _storable_text(value: str) -> str:
@@ -97,7 +110,7 @@ def storable_json(value: object, path: str = "$", level: int = 0) -> Any:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"{path} has the key {_shown(key)}, which is not a string")
+                raise ValueError(f"{path} has the key {shown(key)}, which is not a string")
             storable_json(key, f"a key of {path}", level + 1)
             storable_json(item, f"{path}.{key}", level + 1)
     elif isinstance(value, list):
@@ -109,7 +122,7 @@ def storable_json(value: object, path: str = "$", level: int = 0) -> Any:
 def _an_id(value: object) -> object:
     # Pydantic would take bytes too.
     if not isinstance(value, UUID | str):
-        raise ValueError(f"{_shown(value)} ({type(value).__name__}) is not a UUID or its text")
+        raise ValueError(f"{shown(value)} ({type(value).__name__}) is not a UUID or its text")
     return value
 
 
@@ -123,7 +136,7 @@ def a_time(value: object) -> object:
             return datetime.fromisoformat(value)
         except ValueError:
             pass
-    raise ValueError(f"{_shown(value)} is not a time")
+    raise ValueError(f"{shown(value)} is not a time")
 
 
 def utc_time(field: str, value: object) -> datetime:
@@ -134,7 +147,7 @@ def utc_time(field: str, value: object) -> datetime:
             return _utc(value)
     except ValueError as error:
         raise InvalidInputError(field, str(error)) from None
-    raise InvalidInputError(field, f"{_shown(value)} is not a time with a time zone")
+    raise InvalidInputError(field, f"{shown(value)} is not a time with a time zone")
 
 
 def _in_range(value: datetime) -> datetime:
@@ -192,7 +205,10 @@ def seconds(timeout: object) -> float | None:
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
-        raise InvalidInputError("timeout", f"is {_shown(timeout)}, not a number of seconds")
+        raise InvalidInputError("timeout", f"is {shown(timeout)}, not a number of seconds")
     if timeout <= 0:
         raise TimeoutError
-    return timeout
+    try:
+        return float(timeout)
+    except OverflowError:
+        return inf

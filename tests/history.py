@@ -207,7 +207,7 @@ class _History:
                         sure = other
                         break
             if isinstance(expected, UUID):
-                is_right = any(other.id == expected for other in current) or (nameless and expected not in self.of_id)
+                is_right = any(other.id == expected for other in current) or (nameless and not self.of_id.get(expected))
             elif expected is None:
                 is_right = sure is None
             else:

@@ -29,10 +29,10 @@ class Proxy:
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._requests, self._answers = asyncio.Event(), asyncio.Event()
-        self._requests.set()
-        self._answers.set()
-        self.held = asyncio.Event()
-        """Set when something is held back."""
+        self._cue, self._held = b"", asyncio.Event()
+        self.held_back = asyncio.Event()
+        """Set when something came that is not passed on."""
+        self.resume()
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -58,20 +58,42 @@ class Proxy:
     @asynccontextmanager
     async def stalled(self, *, answers_only: bool = False) -> AsyncIterator[None]:
         """Passes nothing on inside the block. With `answers_only` the server hears everything and nobody hears of it."""
-        events = [self._answers] if answers_only else [self._requests, self._answers]
-        self.held.clear()
-        for event in events:
-            event.clear()
+        self.hold(answers_only=answers_only)
         try:
             yield
         finally:
-            for event in events:
-                event.set()
+            self.resume()
+
+    def hold(self, *, answers_only: bool = False) -> None:
+        """Passes nothing on until `resume`."""
+        self.held_back.clear()
+        self._held.set()
+        self._answers.clear()
+        if not answers_only:
+            self._requests.clear()
+
+    def hold_at(self, cue: bytes) -> None:
+        """Passes nothing on from the moment on when a client says this."""
+        self._cue = cue
+
+    def resume(self) -> None:
+        self._cue = b""
+        self._held.clear()
+        self._requests.set()
+        self._answers.set()
+
+    async def held(self) -> None:
+        """Waits until nothing is passed on."""
+        await self._held.wait()
+
+    @property
+    def is_held(self) -> bool:
+        return self._held.is_set()
 
     async def swallow(self) -> None:
         """Holds the answers back, and cuts when there is one: what was done then is not known."""
         async with self.stalled(answers_only=True):
-            await self.held.wait()
+            await self.held_back.wait()
             self.cut()
 
     def half_close(self, *, to_client: bool) -> None:
@@ -93,7 +115,7 @@ class Proxy:
         pair = (writer, server_writer)
         self._pairs.add(pair)
         try:
-            await asyncio.gather(self._pass(reader, server_writer, self._requests), self._pass(server_reader, writer, self._answers))
+            await asyncio.gather(self._pass(reader, server_writer, self._requests, self._hear), self._pass(server_reader, writer, self._answers))
         except (OSError, RuntimeError, asyncio.CancelledError):  # RuntimeError: written to after a half-close
             pass
         finally:
@@ -102,10 +124,18 @@ class Proxy:
                 side.transport.abort()
             self._tasks.discard(task)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
+    def _hear(self, data: bytes) -> None:
+        if self._cue and self._cue in data:
+            self.hold()
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event, hear: Callable[[bytes], None] | None = None
+    ) -> None:
         while data := await reader.read(65536):
+            if hear is not None:
+                hear(data)
             if not flowing.is_set():
-                self.held.set()
+                self.held_back.set()
                 await flowing.wait()
             if writer.is_closing():
                 raise ConnectionResetError

@@ -12,7 +12,8 @@ from flowstates import FlowRunState, StateType, create_pool
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import AnyConnection
 from tests.conftest import Pool
-from tests.writers import Step, Transaction, Writers, defaults
+from tests.transactions import Transaction
+from tests.writers import Step, Writers, defaults
 
 T = TypeVar("T")
 

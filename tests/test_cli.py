@@ -300,6 +300,19 @@ def test_the_script_needs_no_database() -> None:
     assert run("migrate", "--sql", "--database-url", UNREACHABLE) == Done(0, migration_script(), "")
 
 
+def test_the_script_of_a_part() -> None:
+    name = "0001_flow_run_state"
+    assert run("migrate", "--sql", "--from", name) == Done(0, "", "")
+    assert run("migrate", "--sql", "--to", name) == Done(0, migration_script(until=name), "")
+    for option in ("--from", "--to"):
+        done = run("migrate", "--sql", option, "0000_none")
+        assert (done.code, done.out) == (2, "")
+        assert option in done.err
+        assert name in done.err
+        done = run("migrate", option, name, "--database-url", UNREACHABLE)
+        assert done == Done(2, "", "error: --from, --to: say what --sql prints: add --sql\n")
+
+
 def test_the_script_is_no_json() -> None:
     done = run("migrate", "--sql", "--json")
     assert (done.code, done.out) == (2, "")

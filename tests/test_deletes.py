@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from itertools import product
 from random import Random
 from typing import Any, TypeAlias
@@ -19,10 +20,13 @@ from tests.schedules import LIMIT, schedule
 from tests.stored import wrong_rows
 from tests.writers import ISOLATION, defaults, level
 
+pytestmark = pytest.mark.server
+
 PENDING, RUNNING = StateType.PENDING, StateType.RUNNING
 
 Delete: TypeAlias = Callable[[AnyConnection, FlowRunState], Awaitable[Any]]
 
+UNDONE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 SERVICE = """
 create table service (id uuid primary key);
 alter table flow_run_state add constraint of_service foreign key (flow_run_id) references service on delete cascade;
@@ -65,8 +69,12 @@ async def by_truncate_of_both(connection: AnyConnection, _: FlowRunState) -> Non
     await connection.execute("truncate flow_run, flow_run_state")
 
 
-WAYS: list[Delete] = [one, many, of_the_run, by_sql, by_a_cascade, of_the_row, of_all_rows, by_truncate, by_truncate_of_both]
-EMPTYING = (of_all_rows, by_truncate, by_truncate_of_both)
+async def by_truncate_of_the_service(connection: AnyConnection, _: FlowRunState) -> None:
+    await connection.execute("truncate service cascade")
+
+
+EMPTYING: list[Delete] = [of_all_rows, by_truncate, by_truncate_of_both, by_truncate_of_the_service]
+WAYS: list[Delete] = [one, many, of_the_run, by_sql, by_a_cascade, of_the_row, *EMPTYING]
 OF_STATES = [one, many, by_sql]
 
 
@@ -148,6 +156,36 @@ async def test_a_truncate_of_rows_that_others_reference_is_the_servers_error_whe
 
 
 @pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("way", [one, of_the_run, by_sql, of_the_row, by_truncate], ids=lambda way: way.__name__)
+async def test_a_delete_that_a_reference_to_the_run_forbids_changes_nothing(service: Pool, way: Delete, isolation: str) -> None:
+    await service.execute("create table job (run uuid references flow_run)")
+    run = await a_run(service, 2)
+    await service.execute("insert into job values ($1)", run[0].flow_run_id)
+    states = FlowRunStateRepository(service)
+    async with service.acquire() as connection:
+        await connection.execute("select set_config('default_transaction_isolation', $1, false)", isolation)
+        if way in (one, by_sql):
+            await way(connection, run.pop())
+        with pytest.raises((asyncpg.ForeignKeyViolationError, asyncpg.FeatureNotSupportedError)):
+            await way(connection, run[0])
+    assert await states.read_flow_run_states(run[0].flow_run_id) == run
+    assert await wrong_rows(service) == []
+
+
+async def test_an_append_locks_no_row_that_references_its_run_and_waits_for_none(service: Pool) -> None:
+    await service.execute("create table job (run uuid references flow_run)")
+    run = (await a_run(service))[0].flow_run_id
+    async with service.acquire() as connection, connection.transaction():
+        await connection.execute("insert into job values ($1)", run)  # its check holds the run's row until the end
+        await FlowRunStateRepository(service).create_flow_run_state(run, RUNNING, timeout=LIMIT)
+        async with service.acquire() as other, other.transaction():
+            await FlowRunStateRepository(other).create_flow_run_state(run, RUNNING)
+            await connection.execute("set local lock_timeout = '1ms'")
+            await connection.execute("insert into job values ($1)", run)
+            await connection.execute("update job set run = run")
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
 @pytest.mark.parametrize("in_transaction", [False, True], ids=["alone", "in a transaction"])
 @pytest.mark.parametrize("way", [one, by_sql], ids=lambda way: way.__name__)
 async def test_a_delete_that_waits_behind_another_of_its_run(own_database: str, way: Delete, in_transaction: bool, isolation: str) -> None:
@@ -183,7 +221,6 @@ async def test_each_way_races_appends_and_other_deletes(service: Pool, own_datab
     runs, random, appended = [uuid4() for _ in range(3)], Random(0), asyncio.Semaphore(0)
     rounds = 0
     wrong: set[str] = set()
-    undone = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
     async with asyncio.timeout(LIMIT), create_pool(own_database, max_size=12, **defaults(isolation)) as pool:
         states = FlowRunStateRepository(pool)
@@ -202,7 +239,7 @@ async def test_each_way_races_appends_and_other_deletes(service: Pool, own_datab
                     newest.pop(run, None)
                     if error.current:
                         newest[run] = error.current
-                except asyncpg.ForeignKeyViolationError:
+                except (asyncpg.ForeignKeyViolationError, *UNDONE):
                     await asyncio.sleep(0.001)
 
         async def delete() -> None:
@@ -227,13 +264,14 @@ async def test_each_way_races_appends_and_other_deletes(service: Pool, own_datab
                                 await way(connection, state)
                         else:
                             await way(connection, state)
-                except undone:
+                except UNDONE:
                     pass
                 rounds += 1
 
         async def watch() -> None:
             while rounds < 20:
-                wrong.update(await wrong_rows(service))
+                with suppress(*UNDONE):
+                    wrong.update(await wrong_rows(service))
 
         await asyncio.gather(*[append(run) for run in runs * 2], delete(), delete(), delete_in_this_way(), watch())
         assert wrong == set()

@@ -30,6 +30,10 @@ create function undo() returns trigger language plpgsql as $$
 begin perform pg_sleep({seconds}); raise exception 'once more' using errcode = '40001'; end $$;
 create trigger undo before insert on {table} for each row execute function undo();
 """
+DIVIDES = """
+create function divide() returns trigger language plpgsql as $$ begin perform 1 / (new.message is not null)::int; return new; end $$;
+create trigger divide before insert on flow_run_state for each row execute function divide();
+"""
 KEEPING_BACK = [
     ("insert", "flow_run_state", ""),
     ("insert", "flow_run", ""),
@@ -128,6 +132,13 @@ async def test_a_trigger_that_keeps_rows_back_is_met_a_few_times(table: Table) -
     with pytest.raises(ContentionError, match="row level security"):
         await FlowRunStateRepository(table.pool).create_flow_run_state(uuid4(), RUNNING)
     assert table.counts == {APPEND: 5, MISS: 4}
+
+
+async def test_a_division_by_zero_in_somebody_elses_trigger_stays_what_it_is(table: Table) -> None:
+    await table.pool.execute(DIVIDES)
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await FlowRunStateRepository(table.pool).create_flow_run_state(uuid4(), RUNNING)
+    assert await table.stored() == ([], [])
 
 
 @pytest.mark.parametrize("on", ["flow_run_state", "flow_run"])

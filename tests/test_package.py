@@ -15,6 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def test_the_public_names() -> None:
     assert flowstates.__all__ == [
+        "TABLES",
         "ContentionError",
         "CreateOutcome",
         "Expected",
@@ -46,6 +47,7 @@ def test_the_public_names() -> None:
         "create_pool",
         "embedded_postgres",
         "migrate",
+        "migration_sql",
     ]
     for name in flowstates.__all__:
         value = getattr(flowstates, name)

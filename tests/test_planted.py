@@ -5,13 +5,15 @@ The same schedules find nothing where nothing is planted. Random writers find th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from flowstates import NewFlowRunState, StateType
+from flowstates import FlowRunStateRepository, NewFlowRunState, StateType
 from flowstates.engine import execution, queries
 from flowstates.values import Layout
 from tests.schedules import Schedule, schedule
@@ -37,6 +39,18 @@ async def delete_the_current_state_behind_a_delete_of_the_one_before(at: Schedul
         await other.delete(before.id)
         delete = await at.begin(at.writers.delete("d", ids=[last.id]))
     await delete
+
+
+async def delete_what_an_append_follows_that_waits_for_its_id(at: Schedule) -> None:
+    before, last, id_ = await at.created(None), await at.created(...), uuid4()
+    transaction = at.other.transaction()
+    await transaction.start()
+    await FlowRunStateRepository(at.other).create_flow_run_state(uuid4(), StateType.PENDING, id=id_)
+    append = await at.begin(at.create(last.id, id=id_))
+    delete = await at.begin(at.writers.delete("d", ids=[last.id]))
+    stale = await at.begin(at.create(before.id))
+    await transaction.rollback()
+    await asyncio.gather(append, delete, stale)
 
 
 async def append_to_a_run_that_has_just_ended(at: Schedule) -> None:
@@ -134,7 +148,8 @@ async def with_a_number_of_its_own(_: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def with_a_batch_that_moves_nothing(_: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_the_query(monkeypatch, "create_flow_run_states.currents", lambda text: text.replace("where flow_run.id = run.id", "where false"))
+    moved, still = "set state_id = newest.id", "set state_id = flow_run.state_id"
+    in_the_query(monkeypatch, "create_flow_run_states.currents", lambda text: text.replace(moved, still))
 
 
 async def pointing_elsewhere(dsn: str, _: pytest.MonkeyPatch) -> None:
@@ -142,6 +157,8 @@ async def pointing_elsewhere(dsn: str, _: pytest.MonkeyPatch) -> None:
     await connection.execute(ELSEWHERE)
     await connection.close()
 
+
+pytestmark = pytest.mark.server
 
 Steps = Callable[[Schedule], Awaitable[Any]]
 Plant = Callable[[str, pytest.MonkeyPatch], Awaitable[None]]
@@ -155,6 +172,9 @@ CASES: list[tuple[Plant, Steps, str, str]] = [
     (with_a_batch_that_moves_nothing, append_behind_a_batch, "read committed", "row"),
     (pointing_elsewhere, delete_the_current_state, "read committed", "row"),
 ]
+
+
+STEPS = [*dict.fromkeys(case[1] for case in CASES), delete_what_an_append_follows_that_waits_for_its_id]
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +194,7 @@ async def test_a_planted_fault_is_found(
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
-@pytest.mark.parametrize("steps", dict.fromkeys(case[1] for case in CASES), ids=lambda steps: steps.__name__)
+@pytest.mark.parametrize("steps", STEPS, ids=lambda steps: steps.__name__)
 async def test_where_nothing_is_planted_nothing_is_found(own_database: str, steps: Steps, isolation: str) -> None:
     async with schedule(own_database, isolation) as at:
         await steps(at)

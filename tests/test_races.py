@@ -16,6 +16,8 @@ from tests.statements import counting
 from tests.stored import wrong_rows
 from tests.writers import ISOLATION, MIXED, defaults
 
+pytestmark = pytest.mark.server
+
 PENDING, RUNNING = StateType.PENDING, StateType.RUNNING
 APPEND, MISS = "create_flow_run_state", "create_flow_run_state.miss"
 
@@ -65,7 +67,7 @@ async def test_no_compare_and_set_wins_against_a_state_that_is_not_current(dsn: 
 async def test_of_200_writers_of_one_run_each_tries_once(dsn: str, isolation: str) -> None:
     run = uuid4()
     connection_class, counts = counting()
-    async with asyncio.timeout(LIMIT), create_pool(dsn, max_size=50, connection_class=connection_class, **defaults(isolation)) as pool:
+    async with asyncio.timeout(LIMIT), create_pool(dsn, max_size=16, connection_class=connection_class, **defaults(isolation)) as pool:
         states = FlowRunStateRepository(pool)
         first = await states.create_flow_run_state(run, PENDING)
         counts.clear()
@@ -81,7 +83,7 @@ async def test_of_200_writers_of_one_run_each_tries_once(dsn: str, isolation: st
 async def test_of_200_that_expect_one_state_one_wins_and_all_others_learn_of_it(dsn: str, isolation: str) -> None:
     run = uuid4()
     connection_class, counts = counting()
-    async with asyncio.timeout(LIMIT), create_pool(dsn, max_size=50, connection_class=connection_class, **defaults(isolation)) as pool:
+    async with asyncio.timeout(LIMIT), create_pool(dsn, max_size=16, connection_class=connection_class, **defaults(isolation)) as pool:
         states = FlowRunStateRepository(pool)
         first = await states.create_flow_run_state(run, PENDING)
         counts.clear()
@@ -220,7 +222,6 @@ for _ in range(2):
 """
 
 
-@pytest.mark.server
 def test_forked_workers_with_one_random_state_are_told_that_a_generated_id_is_taken(dsn: str) -> None:
     done = subprocess.run([sys.executable, "-c", FORKED, dsn], capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")

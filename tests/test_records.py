@@ -188,6 +188,16 @@ def test_the_rest_shape_has_seven_keys_in_order_and_times_with_z(time: datetime,
     assert (rest["id"], rest["type"], rest["data"]) == (str(state.id), "RUNNING", state.data)
 
 
+@pytest.mark.parametrize("text", ["[" * 300 + "]" * 300, r'{"\ud800": "\udfff"}'])
+def test_the_rest_shape_has_data_that_pydantic_does_not_go_through(text: str) -> None:
+    state = make_state(data=json.loads(text))
+    rest = state.to_rest()
+    assert list(rest) == ["id", "type", "name", "timestamp", "message", "data", "state_details"]
+    assert rest["data"] == state.data
+    assert rest["data"] is not state.data
+    assert json.loads(json.dumps(rest)) == rest
+
+
 @pytest.mark.parametrize("type_", StateType)
 def test_what_a_new_state_leaves_out_is_resolved(type_: StateType) -> None:
     state = new(type=type_.value, name=None, id=None, state_details=None)

@@ -32,6 +32,7 @@ from flowstates import (
     check_plans,
     create_pool,
     migrate,
+    migration_sql,
 )
 
 RUN, OTHER = UUID(int=1), UUID(int=2)
@@ -172,5 +173,5 @@ def test_the_exported_types_are_there_at_run_time() -> None:
     for runner in (FlowRunStateRepository, FlowRunStateAnalytics):
         for _, method in getmembers(runner, isfunction):
             assert get_type_hints(method)
-    for function in (check, check_plans, create_pool, migrate):
+    for function in (check, check_plans, create_pool, migrate, migration_sql):
         assert get_type_hints(function)

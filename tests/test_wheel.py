@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -24,11 +26,38 @@ async def main(dsn):
 asyncio.run(main(sys.argv[1]))
 """
 
+STRANGER = "-- read_flow_run_state(flow_run_state_id text) -> optional FlowRunState\nselect 1 / 0;\n"
+
+
+def plant_a_stranger(beside: Path) -> None:
+    """What makes a folder look like a checkout of this project, with a SQL of its own."""
+    shutil.copy(ROOT / "pyproject.toml", beside)
+    for path in (ROOT / "sql").rglob("*.sql"):
+        other = beside / path.relative_to(ROOT)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text(STRANGER)
+
+
+@pytest.mark.once
+def test_a_checkout_works_from_the_path_alone(tmp_path: Path, own_dsn: str) -> None:
+    checkout = tmp_path / "checkout"
+    for folder in ("flowstates", "sql"):
+        shutil.copytree(ROOT / folder, checkout / folder)
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    code = LIBRARY + "print(flowstates.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, own_dsn], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.splitlines() == ["['0001_flow_run_state']", "True", "True False", str(checkout / "flowstates" / "__init__.py")]
+
 
 @pytest.mark.once
 def test_the_wheel_works_alone_in_a_clean_environment(tmp_path: Path, own_dsn: str) -> None:
     def run(*command: str | Path) -> str:
-        return subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True, timeout=300).stdout
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=300).stdout
+
+    # With it the package would be the one of the checkout.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, ROOT], check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
@@ -44,10 +73,14 @@ def test_the_wheel_works_alone_in_a_clean_environment(tmp_path: Path, own_dsn: s
     installed = {item["name"].lower() for item in json.loads(run(pip, "list", "--format", "json", "--disable-pip-version-check"))} - bare
     needed = {"flowstates", "asyncpg", "pydantic", "pydantic_core", "pypika", "typing_extensions", "typing-inspection", "annotated-types"}
     assert installed - {"pip", "setuptools"} <= needed | {"uuid_utils"}
-    assert run(tmp_path / "env/bin/python", "-c", LIBRARY, own_dsn).splitlines() == ["['0001_flow_run_state']", "True", "True False"]
+    python = tmp_path / "env/bin/python"
+    package = Path(run(python, "-c", "import flowstates; print(flowstates.__file__)").strip()).parent
+    assert package.is_relative_to(tmp_path / "env")
+    plant_a_stranger(package.parent)
+    assert run(python, "-c", LIBRARY, own_dsn).splitlines() == ["['0001_flow_run_state']", "True", "True False"]
 
     command = tmp_path / "env/bin/flowstates"
-    without = subprocess.run([command, "list", RUN], cwd=tmp_path, capture_output=True, text=True, check=False)
+    without = subprocess.run([command, "list", RUN], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert without.returncode == 2
     assert "pip install 'flowstates[cli,embedded]'" in without.stderr
     assert "Traceback" not in without.stderr

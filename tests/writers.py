@@ -24,6 +24,7 @@ from tests.calls import Call, Create, Delete, Log, Outcome
 from tests.conftest import Connection, Pool
 from tests.history import check
 from tests.stored import read_stored, wrong_rows
+from tests.transactions import Transaction, take_in_a_transaction
 
 Kind: TypeAlias = Literal[
     "append", "nameless", "follow", "first", "typed", "bulk", "again", "other", "delete", "delete_many", "delete_run", "transaction"
@@ -50,43 +51,6 @@ def random_steps(random: Random, steps: int) -> list[Step]:
 
 class RolledBack(Exception):  # noqa: N818 (no error)
     """A transaction that was to be rolled back."""
-
-
-class Transaction:
-    """What is asked in one transaction, noted in the log of the writers. What becomes of it is known when that ends."""
-
-    def __init__(self, log: Log, who: str, connection: AnyConnection, *, begun: float | None = None) -> None:
-        """`begun` is when its snapshot was taken at the earliest, if it keeps one: what was done after it is not seen."""
-        self.calls: list[Call] = []
-        self.states = FlowRunStateRepository(connection)
-        self._log = log
-        self._who = who
-        self._begun = begun
-
-    async def create(self, run: UUID, expected: Expected) -> FlowRunState:
-        call = Create(who=self._who, run=run, message=self._log.message(self._who), id=uuid4(), expected=expected)
-        self._note(call)
-        call.record = await self.states.create_flow_run_state(run, call.type, id=call.id, message=call.message, expected=expected)
-        return call.record
-
-    async def delete(self, *ids: UUID) -> None:
-        call = Delete(who=self._who, ids=frozenset(ids))
-        self._note(call)
-        call.gone = frozenset(await self.states.delete_flow_run_states(flow_run_state_ids=ids))
-
-    async def end_run(self, run: UUID) -> None:
-        call = Delete(who=self._who, runs=frozenset([run]))
-        self._note(call)
-        call.gone = frozenset(await self.states.delete_flow_run_states(flow_run_ids=[run]))
-
-    def end(self, outcome: Outcome, error: BaseException | None = None) -> None:
-        self._log.end(self.calls, time.monotonic(), outcome, error)
-
-    def _note(self, call: Call) -> None:
-        call.begun = time.monotonic() if self._begun is None else self._begun
-        call.transaction, call.place = self, len(self.calls)
-        self.calls.append(call)
-        self._log.calls.append(call)
 
 
 def level(isolation: str) -> Any:
@@ -252,7 +216,7 @@ class Writers:
                     if has_early_number:
                         await connection.execute("select pg_current_xact_id()")
                         await asyncio.sleep(0.001)  # others get later numbers
-                    await self._take_in_a_transaction(transaction, run, chosen, pick)
+                    await take_in_a_transaction(transaction, run, chosen, pick)
                     if is_rolled_back:
                         raise RolledBack
                     may_be_done = True
@@ -264,25 +228,6 @@ class Writers:
         if outcome == "acknowledged":
             self._known[run] += [call.record for call in transaction.calls if isinstance(call, Create) and call.record]
             self._forget({id_ for call in transaction.calls if isinstance(call, Delete) for id_ in call.gone})
-
-    @staticmethod
-    async def _take_in_a_transaction(transaction: Transaction, run: UUID, chosen: FlowRunState | None, pick: int) -> None:
-        """Append, append, delete the first, or all that is new and what it followed, or the run; or delete what comes before the current state."""
-        if pick // 6 % 4 == 3:
-            newest = (await transaction.states.read_flow_run_states_by_run([run], last=2)).get(run, [])
-            await transaction.delete(*[state.id for state in newest[:1]])
-            await asyncio.sleep(0.001)  # for others to come and wait
-            return
-        followed = await transaction.states.read_current_flow_run_state(run) if pick % 4 else chosen
-        first = await transaction.create(run, followed.id if followed else None)
-        second = await transaction.create(run, first.id)
-        match pick // 6 % 4:
-            case 0:
-                await transaction.delete(first.id)
-            case 1:
-                await transaction.delete(first.id, second.id, *([followed.id] if followed else []))
-            case _:
-                await transaction.end_run(run)
 
     def _forget(self, ids: Collection[UUID], runs: Collection[UUID] = ()) -> None:
         for known in self._known.values():

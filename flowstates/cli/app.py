@@ -35,7 +35,7 @@ from flowstates.cli.render import print_error_line, print_history, print_json_li
 from flowstates.cli.runs import runs
 from flowstates.cli.timeline import timeline
 from flowstates.cli.transfer import export_states, import_states
-from flowstates.database.migrations import migration_script, unknown_migrations
+from flowstates.database.migrations import migration_script, migration_sql, unknown_migrations
 from flowstates.database.mismatches import Mismatch
 from flowstates.engine.connections import AnyConnection
 from flowstates.errors import InvalidInputError
@@ -119,18 +119,35 @@ def demo(
         print_line(f"  {program} migrate --database-url postgresql://user@host/database")
 
 
+def _migration(text: str) -> str:
+    try:
+        migration_sql(since=text)
+    except InvalidInputError as error:
+        raise typer.BadParameter(error.message) from None
+    return text
+
+
+def _migration_option(name: str, help: str) -> Any:
+    return typer.Option(name, parser=_migration, metavar="NAME", help=help)
+
+
 @app.command()
 def migrate(
     database_url: DatabaseUrl = None,
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty schema; no database is asked.")] = False,
+    since: Annotated[str | None, _migration_option("--from", "With --sql: only what comes after this migration.")] = None,
+    until: Annotated[str | None, _migration_option("--to", "With --sql: nothing after this migration.")] = None,
     json: Json = False,
 ) -> None:
     """Make the tables, or bring them up to date."""
-    if sql and json:
-        with exit_codes():
+    with exit_codes():
+        if sql and json:
             raise InvalidInputError("--sql", "prints SQL and no JSON: leave out --json")
+        if not sql and (since, until) != (None, None):
+            raise InvalidInputError("--from, --to", "say what --sql prints: add --sql")
+        script = migration_script(since=since, until=until)
     if sql:
-        typer.echo(migration_script(), nl=False)
+        typer.echo(script, nl=False)
         return
 
     async def work(connection: AnyConnection) -> tuple[list[str], list[str]]:

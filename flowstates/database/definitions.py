@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from flowstates.engine import queries
 _MADE = re.compile(r"^(?:/\*.*?\*/ )?create (?:unique )?(?:table|type|index|function) (\w+)|^ +constraint (\w+) primary key", re.MULTILINE)
 _FUNCTION = re.compile(r"^create function (\w+)\(\) (.*?) as \$\$(.*?)\$\$;", re.MULTILINE | re.DOTALL)
 _TRIGGER = re.compile(r"^create trigger (\w+) (.*? on (\w+)\s.*?);", re.MULTILINE | re.DOTALL)
+# Where a semicolon ends nothing: comments, texts, quoted names, and bodies in dollars.
+_APART = re.compile(r"""--[^\n]*|/\*.*?\*/|'[^']*'|"[^"]*"|\$(\w*)\$.*?\$\1\$|;""", re.DOTALL)
 _KINDS = {
     "r": "table",
     "p": "table",
@@ -23,6 +25,10 @@ _KINDS = {
     "I": "index",
     "c": "type",
 }
+
+
+TABLES: frozenset[str] = frozenset({"flow_run_state", "flow_run", "flowstates_migration"})
+"""The names of all tables that `migrate` makes, for tools that compare a database with models of their own."""
 
 
 class Function(NamedTuple):
@@ -44,6 +50,15 @@ class Trigger(NamedTuple):
 def made(texts: Iterable[str]) -> list[str]:
     """The names that these texts take in a schema: of tables, types, indexes and functions."""
     return [name or key for text in texts for name, key in _MADE.findall(text)]
+
+
+def statements(text: str) -> Iterator[str]:
+    """The statements of a text one by one, each without the semicolon at its end and with the comments before it."""
+    begin = 0
+    for found in _APART.finditer(text):
+        if found[0] == ";":
+            yield text[begin : found.start()].strip()
+            begin = found.end()
 
 
 def kind(catalogs: str, is_temporary: bool) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from flowstates.errors import FlowStatesError, InvalidInputError
+from flowstates.values import shown
 
 _BINARIES = {16: "pginstall", 18: "pginstall18"}
 _HOME = "flowstates-postgres"
@@ -116,9 +117,9 @@ def _server_account(home: Path | None) -> dict[str, Any]:
 
 def _check_data(data: str | os.PathLike[str]) -> Path:
     """The server's home inside `data`: a folder of its own, because the server's account must own what it gets and nobody else enter it."""
-    if not os.fspath(data):
-        raise InvalidInputError("data", "an empty path")
     try:
+        if not os.fspath(data):
+            raise InvalidInputError("data", "an empty path")
         folder = Path(data).resolve()
         home = folder / _HOME
         if folder.exists() and not folder.is_dir():
@@ -130,7 +131,7 @@ def _check_data(data: str | os.PathLike[str]) -> Path:
         if account and not _reaches(account, nearest):
             cure = f"take a folder below {_BASE_OF_ROOT}, or let other users enter it and its parents (chmod o+x)"
             raise InvalidInputError("data", f"as root the server runs as user {account['user']}, who cannot enter {nearest}: {cure}")
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         if isinstance(error, InvalidInputError):
             raise
         raise InvalidInputError("data", f"cannot be used: {error}") from error
@@ -236,8 +237,8 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
     """
     if os.name != "posix":
         raise FlowStatesError("the embedded server runs on Linux and macOS only")
-    if version not in _BINARIES:
-        raise InvalidInputError("version", f"{version!r} is not one of {', '.join(map(str, _BINARIES))}")
+    if not isinstance(version, int) or version not in _BINARIES:
+        raise InvalidInputError("version", f"{shown(version)} is not one of {', '.join(map(str, _BINARIES))}")
     package = _package()
     binaries = package / _BINARIES[version]
     home = None if data is None else _check_data(data)

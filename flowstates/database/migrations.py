@@ -9,7 +9,7 @@ from flowstates.database import definitions
 from flowstates.database.definitions import checksum
 from flowstates.engine import queries
 from flowstates.engine.connections import Acquired, AnyConnection, PoolOrConnection, ask
-from flowstates.errors import MigrationError
+from flowstates.errors import InvalidInputError, MigrationError
 from flowstates.filters import array_of
 from flowstates.values import seconds
 
@@ -54,13 +54,38 @@ async def unknown_migrations(connection: AnyConnection) -> list[str]:
     return [name for name in found.applied if name not in dict(queries.migrations())]
 
 
-def migration_script() -> str:
-    """What `migrate` runs on an empty schema, as one text for other tools: it also records the migrations, so that `migrate` then finds them done."""
-    parts = [queries.catalog("create_migration_table")]
-    for name, text in queries.migrations():
+def migration_sql(*, since: str | None = None, until: str | None = None) -> list[str]:
+    """What `migrate` runs, for a tool that runs it in its place: statements, to be run one by one and in order, in one transaction.
+
+    They are those of all migrations after the one named `since`, up to and with the one named `until`. Without `since` they are for an empty schema;
+    without `until` they go up to the newest that this version has, so a text that is to stay what it is names it. They record the migrations, and
+    `migrate` then finds them done. No database is asked.
+
+    InvalidInputError for a name that is no migration of this version, and if `until` comes before `since`.
+    """
+    return list(definitions.statements(migration_script(since=since, until=until)))
+
+
+def migration_script(*, since: str | None = None, until: str | None = None) -> str:
+    """The statements of `migration_sql` as one text, with the comments of the files."""
+    known = queries.migrations()
+    names = [name for name, _ in known]
+    begin = 0 if since is None else _place("since", since, names)
+    end = len(names) if until is None else _place("until", until, names)
+    if end < begin:
+        raise InvalidInputError("until", f"{until} comes before {since}")
+    parts = [] if since is not None else [queries.catalog("create_migration_table")]
+    for name, text in known[begin:end]:
         record = queries.catalog("record_migration").replace("$1", f"'{name}'").replace("$2", f"'{checksum(text)}'")
         parts += [text, record]
     return "\n".join(parts)
+
+
+def _place(field: str, name: str, names: list[str]) -> int:
+    """How many migrations there are up to the one of that name."""
+    if name not in names:
+        raise InvalidInputError(field, f"{name!r} is no migration of this version, which has {', '.join(names)}")
+    return names.index(name) + 1
 
 
 class _Found(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from flowstates.engine import queries
-from flowstates.engine.connections import AnyConnection, PoolOrConnection, ask
+from flowstates.engine.connections import AnyConnection, PoolOrConnection, Transaction, ask
 from flowstates.engine.execution import Argument, Execution, Statement, filled, filled_of_runs
 from flowstates.filters import FlowRunStateFilter, array_of
 from flowstates.records import StateType
@@ -163,13 +163,14 @@ async def check_plans(pool_or_connection: PoolOrConnection, *, layout: Layout = 
     filters on types and names of all states, and what is asked of all states or of all runs; on Prefect's tables also `until` without `since`, and
     current states by time, which are sorted.
 
-    `timeout` is in seconds, for all of it.
+    `timeout` is in seconds, for all of it; on a connection of the caller's the end of the transaction is waited for.
     """
     execution = Execution(pool_or_connection, layout)
     timeout = seconds(timeout)
-    async with asyncio.timeout(timeout), execution.connection(timeout) as connection, AsyncExitStack() as stack:
+    async with asyncio.timeout(timeout), execution.connection() as connection, AsyncExitStack() as stack:
         if not connection.is_in_transaction():
-            await stack.enter_async_context(connection.transaction(readonly=True))
+            # Not at the session's default level, which on a standby may be one that it cannot have.
+            await stack.enter_async_context(Transaction(connection, "repeatable_read", readonly=True, is_of_pool=execution.is_of_pool))
         indexes = [(table, row) for table in ("flow_run_state", "flow_run") for row in await ask(connection, "read_index_keys", table)]
         keys = {row["name"]: (table, row["columns"].split(", "), row["included"].split(", ")) for table, row in indexes}
         whole = [keys[row["name"]] for _, row in indexes if row["is_whole"]]

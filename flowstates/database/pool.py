@@ -62,6 +62,8 @@ async def has_pooler(connection: asyncpg.Connection[asyncpg.Record] | PoolConnec
         await connection.copy_from_query(query, output=take)
     except asyncpg.FeatureNotSupportedError:
         # A standby whose default isolation is serializable, which it cannot be.
+        if connection.is_in_transaction():
+            raise
         async with connection.transaction(isolation="read_committed"):
             await connection.copy_from_query(query, output=take)
     return int(answer) != connection.get_server_pid()

@@ -18,7 +18,7 @@ from flowstates.errors import (
     UnexpectedStateError,
 )
 from flowstates.records import FlowRunState, NewFlowRunState, StateType, TypeName
-from flowstates.values import to_uuid
+from flowstates.values import seconds, shown, to_uuid
 
 Expected: TypeAlias = UUID | str | Sequence[StateType | TypeName] | Set[StateType | TypeName] | EllipsisType | None
 """What a run's current state must be: the one of an id, one of some types, none (None), or anything (...)."""
@@ -72,7 +72,7 @@ def expectations(transitions: Transitions) -> dict[StateType, Expectation]:
     try:
         for type_, followers in transitions.items():
             if isinstance(followers, str):
-                raise TypeError(f"{followers!r} is to be a collection of types")
+                raise TypeError(f"{shown(followers)} is to be a collection of types")
             word = "" if type_ is None else StateType(type_).value
             for follower in followers:
                 before[StateType(follower)].add(word)
@@ -83,8 +83,8 @@ def expectations(transitions: Transitions) -> dict[StateType, Expectation]:
 
 async def append(execution: Execution, new: NewFlowRunState, expectation: Expectation, *, is_id_given: bool, timeout: float | None) -> FlowRunState:
     """The state as stored. What another writer was first in, a run's first state or the end of a run, is tried again a few times."""
-    clock = asyncio.get_running_loop().time
-    deadline = None if timeout is None else clock() + timeout
+    timeout = seconds(timeout)
+    deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
     content = new.as_parameters()
     arguments = (*content, *expectation.arguments())
     answer = await execution.insert("create_flow_run_state", *arguments, timeout=timeout)

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from flowstates.engine import queries
-from flowstates.engine.connections import AnyConnection, repeated
+from flowstates.engine.connections import AnyConnection, Transaction, repeated
 from flowstates.engine.execution import Argument, Execution
 from flowstates.errors import FlowStatesError
 from flowstates.records import CreateOutcome, NewFlowRunState
-from flowstates.values import Layout, seconds
+from flowstates.values import seconds
 
 _COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id", "transaction")
 _MOST_OF_A_MESSAGE = 2**20  # characters, more or less: what is copied, or asked about, at once
@@ -30,11 +30,12 @@ async def append_many(execution: Execution, states: Sequence[NewFlowRunState], *
     if not states:
         return []
     timeout = seconds(timeout)
-    async with asyncio.timeout(timeout), execution.connection(timeout) as connection:
+    async with asyncio.timeout(timeout), execution.connection() as connection:
+        is_of_pool = execution.is_of_pool
         if connection.is_in_transaction():
-            async with connection.transaction():
-                return await _Batch(connection, execution.layout, states, nudge).store()
-        return await repeated(connection, lambda: _Batch(connection, execution.layout, states, nudge).store())
+            async with Transaction(connection, None, is_of_pool=is_of_pool):
+                return await _Batch(connection, execution, states, nudge).store()
+        return await repeated(connection, lambda: _Batch(connection, execution, states, nudge).store(), is_of_pool=is_of_pool)
 
 
 @dataclass
@@ -72,9 +73,9 @@ class _Run:
 class _Batch:
     """One try at storing states, inside a transaction."""
 
-    def __init__(self, connection: AnyConnection, layout: Layout, states: Sequence[NewFlowRunState], nudge: bool) -> None:
+    def __init__(self, connection: AnyConnection, execution: Execution, states: Sequence[NewFlowRunState], nudge: bool) -> None:
         self._connection = connection
-        self._layout = layout
+        self._execution = execution
         self._states = states
         self._nudge = nudge
         # Texts compare and hash several times faster than UUIDs, in the same order.
@@ -102,7 +103,7 @@ class _Batch:
             tries_in_vain = tries_in_vain + 1 if seen == (seen := (len(pending), [run.newest for run in runs.values()])) else 0
             await self._read_taken(pending, runs)
             try:
-                async with self._connection.transaction():
+                async with Transaction(self._connection, None, is_of_pool=self._execution.is_of_pool):
                     await self._copy(pending, runs)
                 break
             except (asyncpg.UniqueViolationError, asyncpg.InternalServerError):  # a duplicate, on a distributed table an internal error
@@ -179,7 +180,7 @@ class _Batch:
         self._outcomes |= outcomes
 
     async def _ask(self, name: str, *arguments: Argument) -> list[asyncpg.Record]:
-        return await self._connection.fetch(queries.query(name, self._layout), *arguments)
+        return await self._connection.fetch(queries.query(name, self._execution.layout), *arguments)
 
 
 def _all_there(number: int, rows: Sequence[asyncpg.Record]) -> None:

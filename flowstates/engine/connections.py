@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from random import uniform
-from time import monotonic
-from typing import Any, TypeAlias, TypeVar
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.cursor import Cursor
 from asyncpg.pool import PoolConnectionProxy
 
 from flowstates.engine import queries
+from flowstates.errors import InvalidInputError
 from flowstates.values import Layout
 
 AnyConnection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
 PoolOrConnection: TypeAlias = asyncpg.Pool | AnyConnection
+Isolation: TypeAlias = Literal["read_committed", "repeatable_read"]
 T = TypeVar("T")
 
 _GRACE = 0.25  # seconds that a call may last after its timeout, for what it has asked the server to cancel
@@ -25,83 +27,196 @@ _TRIES = 5
 _FIRST_PAUSE = 0.01  # seconds, before the second try; then twice as long each time
 _UNDONE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 """What the server undoes for another transaction's sake: done again it may succeed."""
+CUT = (asyncio.CancelledError, TimeoutError)
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+_ENCODING = "the client_encoding of the connection has no such character: set it to UTF8"
+CURES: dict[type[asyncpg.PostgresError], str] = {
+    asyncpg.ReadOnlySQLTransactionError: "the server or the session is read only; after a failover: target_session_attrs='read-write' in the "
+    "address, and pool.expire_connections()",
+    asyncpg.UntranslatableCharacterError: _ENCODING,
+    asyncpg.DataError: _ENCODING,  # asyncpg's own; those of the server are of its subclasses
+}
+_INEXACT = frozenset({"BIG5", "EUC_JIS_2004", "EUC_JP", "EUC_KR", "SHIFT_JIS_2004", "SJIS", "SQL_ASCII"})
+"""Encodings of which Python and the server have different tables, by which a text would be stored as another, or that have none."""
+
+
+def is_pool(pool_or_connection: object) -> bool:
+    """Whether it is a pool, or a connection; InvalidInputError for anything else. They are known by their methods, as they may be wrapped."""
+    if hasattr(pool_or_connection, "acquire"):
+        return True
+    if hasattr(pool_or_connection, "fetch"):
+        return False
+    raise InvalidInputError("pool_or_connection", f"is a {type(pool_or_connection).__name__}, not an asyncpg pool or connection")
 
 
 class Acquired:
     """A context manager: a connection of the pool, given back afterwards, or the caller's own, left as it is.
 
-    `timeout`, in seconds, is for waiting for it and, unless `for_all` is False, for the block: a connection of the pool that is still busy a
-    moment later, since the server or the network does not answer, is dropped. A class, as a generator takes longer.
+    A connection of the pool whose block ended by a cancellation or a timeout gets a moment, and is dropped if it is still busy then, since the
+    server or the network does not answer. With `timeout`, in seconds, it is dropped a moment after that too, if the block has not ended.
+    A class, as a generator takes longer.
     """
 
-    __slots__ = ("_acquiring", "_connection", "_cures", "_for_all", "_pool", "_timeout", "_was_dropped", "_watch")
+    __slots__ = ("_acquiring", "_connection", "_cures", "_pool", "_timeout", "_was_dropped", "_watch")
 
     def __init__(
         self,
         pool_or_connection: Any,
         timeout: float | None = None,
         *,
-        cures: dict[type[asyncpg.PostgresError], str] | None = None,
-        for_all: bool = True,
+        cures: Mapping[type[asyncpg.PostgresError], str] | None = None,
     ) -> None:
-        # By its method, as a pool may be wrapped.
-        self._pool = pool_or_connection if hasattr(pool_or_connection, "acquire") else None
+        self._pool = pool_or_connection if is_pool(pool_or_connection) else None
         self._connection = pool_or_connection
         self._timeout = timeout
-        self._for_all = for_all
-        self._cures = cures or {}
+        self._cures = cures or CURES
         self._watch: asyncio.TimerHandle | None = None
         self._was_dropped = False
 
     async def __aenter__(self) -> AnyConnection:
-        if self._pool is None:
-            return self._connection  # type: ignore[no-any-return]
-        timeout = self._timeout
-        if timeout is not None and self._for_all:
-            self._watch = asyncio.get_running_loop().call_later(timeout + _GRACE, self._drop)
-        # For a connection that is there nobody waits, and a timeout has its price.
-        is_there = timeout is None or getattr(self._pool, "get_idle_size", int)()
-        self._acquiring = self._pool.acquire(timeout=None if is_there else timeout)
-        self._connection = None
-        self._connection = await self._acquiring.__aenter__()
+        if self._pool is not None:
+            loop = asyncio.get_running_loop()
+            end = None if self._timeout is None else loop.time() + self._timeout + _GRACE
+            self._acquiring = self._pool.acquire()
+            self._connection = await self._acquiring.__aenter__()
+            if end is not None:
+                self._watch = loop.call_at(end, self._drop)
+        if self._connection.get_settings().client_encoding in _INEXACT:
+            await self._refuse_encoding()
         return self._connection  # type: ignore[no-any-return]
+
+    async def _refuse_encoding(self) -> None:
+        encoding = self._connection.get_settings().client_encoding
+        error = InvalidInputError("pool_or_connection", f"has the client_encoding {encoding}, in which a text may become another: set it to UTF8")
+        await self.__aexit__(type(error), error, None)
+        raise error
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, asyncpg.PostgresError) and (cure := self._cures.get(type(error))):
             error.add_note(cure)
         if self._pool is None:
             return
-        if isinstance(error, asyncio.CancelledError | TimeoutError):
+        if was_cut := isinstance(error, CUT):
             # The server was asked to cancel what it does. It gets a moment to answer.
-            with suppress(TimeoutError, *_BROKEN):
-                await self._pool.release(self._connection, timeout=_GRACE)
-        else:
+            self._drop_in_a_moment()
+        try:
             await self._acquiring.__aexit__(kind, error, trace)
+        except asyncio.CancelledError:
+            self._drop_in_a_moment()  # it is being given back all the same
+            raise
+        except _BROKEN:
+            if error is None and not self._was_dropped:
+                raise
         if self._watch is not None:
             self._watch.cancel()
-        if self._was_dropped and isinstance(error, _BROKEN):
+        if self._was_dropped and not was_cut and isinstance(error, _BROKEN):
             raise TimeoutError from error
+
+    def _drop_in_a_moment(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = asyncio.get_running_loop().call_later(_GRACE, self._drop)
 
     def _drop(self) -> None:
         self._was_dropped = True
-        if self._connection is not None:
-            self._connection.terminate()
+        drop(self._connection)
 
 
-async def fetched(connection: AnyConnection, text: str, arguments: Sequence[Any], timeout: float | None = None) -> list[asyncpg.Record]:
-    """The rows of a statement. What the server undid for another transaction's sake is done again, but not in a transaction of the caller's."""
-    begun = monotonic()
+class Transaction:
+    """A transaction of our own, undone when its block raises.
+
+    On a connection of the pool its end is bounded: after a cancellation or a timeout it gets a moment, else `timeout` seconds, and a connection on
+    which it takes longer is dropped. On the caller's own connection begin and end are waited for, for as long as the server and the network take:
+    a begin that is cut off may come to the server all the same, and what is asked afterwards would be lost with it.
+
+    One that is `readonly` has nothing to lose, so its end does not fail with the connection.
+    """
+
+    __slots__ = ("_connection", "_is_of_pool", "_own", "_readonly", "_timeout")
+
+    def __init__(
+        self, connection: AnyConnection, isolation: Isolation | None, *, readonly: bool = False, is_of_pool: bool, timeout: float | None = None
+    ) -> None:
+        self._connection = connection
+        self._own = connection.transaction(isolation=isolation, readonly=readonly)
+        self._readonly = readonly
+        self._is_of_pool = is_of_pool
+        self._timeout = timeout
+
+    async def __aenter__(self) -> None:
+        if self._is_of_pool:
+            await self._own.__aenter__()
+            return
+        begin = asyncio.ensure_future(self._own.__aenter__())
+        try:
+            await asyncio.shield(begin)
+        except asyncio.CancelledError as error:
+            await asyncio.wait([begin])
+            if begin.exception() is None:
+                await self._own.__aexit__(type(error), error, None)
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        is_owed = error is None and not self._readonly
+        try:
+            if self._is_of_pool:
+                async with asyncio.timeout(_GRACE if isinstance(error, CUT) else self._timeout):
+                    await self._own.__aexit__(kind, error, trace)
+            else:
+                await _whole(self._own.__aexit__(kind, error, trace))
+        except TimeoutError:
+            if not self._is_of_pool:
+                raise
+            drop(self._connection)
+            if is_owed:
+                raise
+        except _BROKEN:
+            if is_owed or not is_lost(self._connection):
+                raise
+
+
+async def _whole(work: Coroutine[Any, Any, object]) -> None:
+    """Waits for the end of it, also when that is cancelled."""
+    task = asyncio.ensure_future(work)
     try:
-        return await connection.fetch(text, *arguments, timeout=timeout)
-    except (*_UNDONE, asyncpg.FeatureNotSupportedError):  # the last of a standby whose default isolation is serializable, which it cannot be
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        task.exception()  # else asyncio would miss somebody who looks at it
+        raise
+
+
+def is_lost(connection: AnyConnection) -> bool:
+    """Whether the server or the network has ended it."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # asyncpg has taken it back from us, as it does then
+        return True
+
+
+def drop(connection: AnyConnection) -> None:
+    """Ends it at once, whatever it does; the pool makes another."""
+    with suppress(asyncpg.InterfaceError):  # it was given back meanwhile
+        connection.terminate()
+
+
+async def fetched(connection: AnyConnection, text: str, arguments: Sequence[Any], *, is_of_pool: bool) -> list[asyncpg.Record]:
+    """The rows of a statement. What the server undid for another transaction's sake is done again, but not in a transaction of the caller's."""
+    tries = 1
+    try:
+        return await connection.fetch(text, *arguments)
+    except asyncpg.FeatureNotSupportedError:
+        # A standby whose default isolation is serializable, which it cannot be.
+        tries = 0
         if connection.is_in_transaction():
+            raise
+    except _UNDONE:
+        if is_lost(connection) or connection.is_in_transaction():
             raise  # the caller's transaction is lost, and with it more than this statement
-    async with asyncio.timeout(None if timeout is None else timeout - (monotonic() - begun)):
-        return await repeated(connection, lambda: connection.fetch(text, *arguments), tries=1)
+    return await repeated(connection, lambda: connection.fetch(text, *arguments), tries=tries, is_of_pool=is_of_pool)
 
 
-async def repeated(connection: AnyConnection, work: Callable[[], Awaitable[T]], *, tries: int = 0) -> T:
+async def repeated(connection: AnyConnection, work: Callable[[], Awaitable[T]], *, tries: int = 0, is_of_pool: bool) -> T:
     """What `work` returns in a transaction of its own, in which one waits where a transaction at a higher level would be undone.
 
     What the server undoes for another transaction's sake is done again, until it was tried five times, `tries` before this call among them.
@@ -112,45 +227,24 @@ async def repeated(connection: AnyConnection, work: Callable[[], Awaitable[T]], 
             if tries:
                 await asyncio.sleep(_FIRST_PAUSE * 2 ** (tries - 1) * uniform(0.5, 1))  # noqa: S311 (no secret)
             tries += 1
-            async with connection.transaction(isolation="read_committed"):
+            async with Transaction(connection, "read_committed", is_of_pool=is_of_pool):
                 return await work()
         except _UNDONE as error:
-            if tries == _TRIES:
+            if tries == _TRIES or is_lost(connection):
                 error.add_note(f"undone by the server {tries} times, for the sake of other transactions or by a trigger that says so")
                 raise
-
-
-@asynccontextmanager
-async def read_only(connection: AnyConnection) -> AsyncIterator[bool]:
-    """The caller's transaction, or one of its own at REPEATABLE READ; whether it is its own. Nothing is written, so its end cannot fail."""
-    if connection.is_in_transaction():
-        yield False
-        return
-    transaction = connection.transaction(isolation="repeatable_read", readonly=True)
-    await transaction.start()
-    try:
-        yield True
-    except (asyncio.CancelledError, TimeoutError):
-        raise  # the pool undoes it, in a time that is bounded
-    except BaseException:
-        await _unless_broken(connection, transaction.rollback())
-        raise
-    await _unless_broken(connection, transaction.rollback())
 
 
 async def close_cursor(connection: AnyConnection, cursor: Cursor[asyncpg.Record]) -> None:
     """Frees what the server keeps for a cursor, which in the caller's transaction would stay until that ends."""
     # asyncpg does so for its own iterators only. Should the method go, the cursor ends with the transaction.
     close = getattr(cursor, "_close_portal", None)
-    if close is not None:
-        await _unless_broken(connection, close(None))
-
-
-async def _unless_broken(connection: AnyConnection, work: Awaitable[object]) -> None:
+    if close is None or is_lost(connection) or not connection.is_in_transaction():
+        return
     try:
-        await work
+        await close(None)
     except _BROKEN:
-        if not connection.is_closed():
+        if not is_lost(connection):
             raise
 
 
@@ -159,4 +253,12 @@ async def ask(connection: AnyConnection, name: str, *arguments: str | None, layo
 
     asyncpg ends the preparation with Flush and not with Sync, so the pooler keeps the server connection until the rows are there.
     """
-    return await (await connection.prepare(queries.catalog(name, layout), name="")).fetch(*arguments)
+    text = queries.catalog(name, layout)
+    try:
+        return await (await connection.prepare(text, name="")).fetch(*arguments)
+    except asyncpg.FeatureNotSupportedError:
+        # A standby whose default isolation is serializable, which it cannot be.
+        if connection.is_in_transaction():
+            raise
+    async with Transaction(connection, "read_committed", readonly=True, is_of_pool=False):
+        return await (await connection.prepare(text, name="")).fetch(*arguments)

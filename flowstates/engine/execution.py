@@ -4,43 +4,50 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
-from time import monotonic
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
 from flowstates.engine import queries
-from flowstates.engine.connections import Acquired, AnyConnection, PoolOrConnection, close_cursor, fetched, read_only
+from flowstates.engine.connections import (
+    CURES,
+    CUT,
+    Acquired,
+    AnyConnection,
+    PoolOrConnection,
+    Transaction,
+    close_cursor,
+    fetched,
+    is_lost,
+    is_pool,
+)
 from flowstates.engine.rows import to_states
-from flowstates.errors import FlowStatesError, InvalidInputError
+from flowstates.errors import FlowStatesError
 from flowstates.filters import FlowRunStateFilter, runs_clause, to_clause
 from flowstates.records import FlowRunState
-from flowstates.values import Layout, seconds
+from flowstates.values import Layout, one_of, seconds
 
 Argument: TypeAlias = str | Sequence[str | None] | None
 Statement: TypeAlias = tuple[str, tuple[Argument, ...]]
 
 _ROWS_A_BATCH = 500  # of a stream; a round trip each
-_READ_ONLY = (
-    "the server or the session is read only; after a failover: target_session_attrs='read-write' in the address, and pool.expire_connections()"
-)
 
 _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
     "flowstates": {
         asyncpg.UndefinedTableError: "no flow_run_state or flow_run on the search path: run `flowstates migrate`, or await flowstates.migrate(pool)",
         asyncpg.UndefinedColumnError: "these tables are not those that flowstates makes: `flowstates check` names what differs",
         asyncpg.UndefinedObjectError: "this database is not as flowstates makes it: `flowstates check` names what differs",
-        asyncpg.ReadOnlySQLTransactionError: _READ_ONLY,
+        **CURES,
         asyncpg.InsufficientPrivilegeError: "reading takes select on flow_run_state and flow_run; creating insert on both and update on flow_run; "
         "deleting delete on both and update on flow_run",
     },
     "prefect": {
         asyncpg.UndefinedTableError: "no Prefect tables on the search path: is this Prefect's database, and the schema the one it uses?",
         asyncpg.UndefinedColumnError: "these are not tables of Prefect 2.8 to 3.9: `flowstates check --layout prefect` names what differs",
-        asyncpg.ReadOnlySQLTransactionError: _READ_ONLY,
+        **CURES,
         asyncpg.InsufficientPrivilegeError: "reading takes select on flow_run_state, flow_run and artifact, deleting delete on flow_run_state",
     },
 }
@@ -53,12 +60,9 @@ class Execution:
     """
 
     def __init__(self, pool_or_connection: PoolOrConnection, layout: Layout) -> None:
-        if not (hasattr(pool_or_connection, "acquire") or hasattr(pool_or_connection, "fetch")):
-            raise InvalidInputError("pool_or_connection", f"is a {type(pool_or_connection).__name__}, not an asyncpg pool or connection")
-        if layout not in ("flowstates", "prefect"):
-            raise InvalidInputError("layout", f"is {layout!r}, not 'flowstates' or 'prefect'")
+        self.is_of_pool = is_pool(pool_or_connection)  # a connection is, so that a broken one is the pool's to replace
         self._pool_or_connection = pool_or_connection
-        self.layout: Layout = layout
+        self.layout: Layout = one_of("layout", layout, "flowstates", "prefect")
 
     async def many(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[FlowRunState]:
         """The records of the read `name`, its filter filled in."""
@@ -73,18 +77,17 @@ class Execution:
     async def insert(self, name: str, *arguments: Argument, timeout: float | None) -> FlowRunState | asyncpg.UniqueViolationError | None:
         """The record that the insert `name` stored; None if it stored nothing; the error if a key was taken, which ends a caller's transaction."""
         timeout = seconds(timeout)
-        begun = monotonic()
-        async with self.connection(timeout) as connection:
+        async with asyncio.timeout(timeout), self.connection() as connection:
             text = _insert_text(name, self.layout, connection.is_in_transaction())
-            # The driver's own timeout costs less than half of asyncio.timeout.
-            left = None if timeout is None else max(timeout - (monotonic() - begun), 1e-9)
             try:
-                rows = await fetched(connection, text, arguments, left)
+                rows = await fetched(connection, text, arguments, is_of_pool=self.is_of_pool)
             except asyncpg.UniqueViolationError as error:
                 if connection.is_in_transaction():
                     raise
                 return error
-            except asyncpg.DivisionByZeroError:
+            except asyncpg.DivisionByZeroError as error:
+                if error.context:
+                    raise  # it was in somebody's function
                 raise FlowStatesError("nothing was stored: a trigger before insert on flow_run_state keeps rows back") from None
         return to_states(rows)[0] if rows else None
 
@@ -110,23 +113,25 @@ class Execution:
         """
         text, arguments = filled(name, self.layout, (), filter)
         timeout = seconds(timeout)
-        async with (
-            self.connection(timeout, for_all=False) as connection,
-            read_only(connection) as is_its_own,
-            aclosing(_records(connection, text, arguments, timeout, close=not is_its_own)) as states,
-        ):
-            yield states
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(timeout):
+                connection = await stack.enter_async_context(self.connection())
+                if not (is_joined := connection.is_in_transaction()):
+                    own = Transaction(connection, "repeatable_read", readonly=True, is_of_pool=self.is_of_pool, timeout=timeout)
+                    await stack.enter_async_context(own)
+            yield await stack.enter_async_context(aclosing(_records(connection, text, arguments, timeout, close=is_joined)))
 
-    def connection(self, timeout: float | None = None, *, for_all: bool = True) -> Acquired:
+    def connection(self) -> Acquired:
         """A context manager: see Acquired. Errors that leave the block with it get their cure as a note."""
-        return Acquired(self._pool_or_connection, timeout, cures=_CURES[self.layout], for_all=for_all)
+        return Acquired(self._pool_or_connection, cures=_CURES[self.layout])
 
     async def _fetch(self, text: str, arguments: Sequence[Argument], timeout: float | None) -> list[asyncpg.Record]:
         if timeout is None:
             async with self.connection() as connection:
-                return await fetched(connection, text, arguments)
-        async with asyncio.timeout(seconds(timeout)), self.connection(timeout) as connection:
-            return await fetched(connection, text, arguments)
+                return await fetched(connection, text, arguments, is_of_pool=self.is_of_pool)
+        timeout = seconds(timeout)
+        async with asyncio.timeout(timeout), self.connection() as connection:
+            return await fetched(connection, text, arguments, is_of_pool=self.is_of_pool)
 
 
 def filled(name: str, layout: Layout, arguments: tuple[Argument, ...], filter: FlowRunStateFilter | None) -> Statement:
@@ -159,6 +164,15 @@ async def _records(
         while rows := await cursor.fetch(_ROWS_A_BATCH, timeout=timeout):
             for state in to_states(rows):
                 yield state
+    except CUT:
+        close = False  # the server was asked to cancel the batch, which ends the caller's transaction
+        raise
+    except asyncpg.InterfaceError as error:
+        if is_lost(connection):
+            error.add_note(
+                "the connection was ended while the stream was not read: idle_in_transaction_session_timeout is how long a reader may pause"
+            )
+        raise
     finally:
         if close:
             await close_cursor(connection, cursor)

@@ -46,15 +46,22 @@ async def read_page(
     question = f"{execution.layout} {order} {bool(newest_first)} {_canonical(filter)}"
     start = Cursor(_end(order, bool(newest_first), filter), backwards=False) if cursor is None else cursors.decode(cursor, question)
     is_current = filter is not None and filter.current
-    name = f"read_flow_run_state_page.{'current_' if is_current else ''}{order}{'_descending' if bool(newest_first) != start.backwards else ''}"
+    kind: str = f"current_{order}" if is_current else order
     # One more than the page holds tells whether there is another page.
     most = str(limit + 1)
     arguments: tuple[str | None, ...] = (*start.position, most)
     if is_current and filter is not None:
-        # A run has one current state, so its time is no part of a position in the order of runs; the order of time is one a type.
-        run = start.position[0]
-        arguments = (run, None if cursor is None else run, most) if order == "run" else (*arguments, array_of(filter.asked_types()))
-    found = await execution.many(name, *arguments, filter=filter, timeout=timeout)
+        types = filter.asked_types()
+        if order == "run":
+            # A run has one current state, so its time is no part of a position.
+            run = start.position[0]
+            arguments = (run, None if cursor is None else run, most)
+        elif len(types) == 1 and execution.layout == "flowstates":
+            kind, arguments = "current_type", (*arguments, str(types[0]))
+        else:
+            arguments = (*arguments, array_of(types))
+    descending = "_descending" if bool(newest_first) != start.backwards else ""
+    found = await execution.many(f"read_flow_run_state_page.{kind}{descending}", *arguments, filter=filter, timeout=timeout)
     is_more, states = len(found) > limit, found[:limit]
     if start.backwards:
         states.reverse()

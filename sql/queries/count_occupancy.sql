@@ -1,24 +1,28 @@
 -- count_occupancy(since text, last text, step text, terminal text) -> many row
 -- By how much the number of runs whose newest state is of a type changes at each tick, in microseconds from `since`; the first tick has all
 -- that was before. A run counts from the first tick at or after its state.
--- The histories of runs that were open in the window or moved in it are read, each from the index alone. What ended before it is counted by
--- the runs' rows, if terminal types are asked for.
+-- The histories of runs that are open or have moved since are read, from the index alone and in its order, which finds neighbours on one page.
+-- The runs are materialized, or a plan would take that order from an index that has all runs. What ended before the window is counted by the
+-- runs' rows, if terminal types are asked for.
 -- Rows are counted together before they are turned into changes. Windows are of rows, as in a range the server would look for peers.
 -- Parameters are subqueries where the server would read their texts again for every row. A bin begins one microsecond after a tick and ends
 -- with the next, which is the one that counts its states.
-with moved as (
+with run as materialized (
+    select flow_run.id
+      from flow_run
+     where (/* slot: moved */ true /* end */)
+       and (/* slot: filter */ true /* end */)
+), moved as (
     select date_bin((select $3::text::interval), greatest(state.timestamp, (select $1::text::timestamptz)),
                     (select $1::text::timestamptz + interval '1 microsecond')) as bin,
            state.type, state.previous, count(*) as runs
-      from flow_run
+      from (select id from run order by id) as run
      cross join lateral (
            select state.timestamp, state.type, lag(state.type) over (order by state.timestamp rows unbounded preceding) as previous
              from flow_run_state as state
-            where state.flow_run_id = flow_run.id
+            where state.flow_run_id = run.id
               and state.timestamp <= (select $2::text::timestamptz)
            ) as state
-     where (/* slot: moved */ true /* end */)
-       and (/* slot: filter */ true /* end */)
      group by 1, 2, 3
 ), change as (
     select bin, type, runs from moved where type is distinct from previous

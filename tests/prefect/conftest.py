@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 UPGRADE_TIMEOUT = 180  # seconds; a quiet machine needs 4 to 7
 
-Clone: TypeAlias = Callable[[], Awaitable[str]]
+Clone: TypeAlias = Callable[..., Awaitable[str]]
 PrefectOn: TypeAlias = "Callable[[str], AbstractAsyncContextManager[PrefectDBInterface]]"
 
 
@@ -52,8 +52,8 @@ def seed() -> Seed:
 
 
 @pytest.fixture(scope="session")
-def template(server_dsn: str, seed: Seed) -> Iterator[str]:
-    """The name of the seeded database. Nothing may connect to it, or it could not be cloned."""
+def empty(server_dsn: str) -> Iterator[str]:
+    """The name of a database that Prefect made, without a row. Nothing may connect to it, or it could not be cloned."""
     dsn = asyncio.run(create_database(server_dsn))
     try:
         asyncio.run(_check(dsn))
@@ -66,6 +66,16 @@ def template(server_dsn: str, seed: Seed) -> Iterator[str]:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        yield urlsplit(dsn).path[1:]
+    finally:
+        asyncio.run(drop_database(server_dsn, dsn))
+
+
+@pytest.fixture(scope="session")
+def template(server_dsn: str, empty: str, seed: Seed) -> Iterator[str]:
+    """The name of the seeded database. Nothing may connect to it, or it could not be cloned."""
+    dsn = asyncio.run(create_database(server_dsn, template=empty))
+    try:
         asyncio.run(_fill(dsn, seed))
         yield urlsplit(dsn).path[1:]
     finally:
@@ -96,10 +106,10 @@ def dsn(server_dsn: str, template: str) -> Iterator[str]:
 
 @pytest.fixture
 async def clone(server_dsn: str, template: str) -> AsyncIterator[Clone]:
-    """Makes seeded databases for tests that write."""
+    """Makes databases for tests that write: seeded ones, or copies of another template."""
     made: list[str] = []
 
-    async def make() -> str:
+    async def make(template: str = template) -> str:
         made.append(await create_database(server_dsn, template=template))
         return made[-1]
 

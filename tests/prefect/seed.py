@@ -168,6 +168,8 @@ def _details(rng: random.Random, new_id: Callable[[], UUID]) -> Iterator[str]:
     yield '{"from_tomorrow": null}'
     # Prefect stores the offset that the user's time had.
     yield '{"scheduled_time": "2024-03-01T10:00:00.5+02:00", "cache_expiration": "2024-03-01T00:00:00-11:30"}'
+    # Times that have a year in their own zone only.
+    yield '{"scheduled_time": "9999-12-31T23:59:59.999999-05:00", "cache_expiration": "0001-01-01T00:00:00+05:30"}'
     # Prefect reads leniently, and so what it accepted once must stay readable.
     yield '{"deferred": "true", "untrackable_result": 1, "retriable": "off", "flow_run_id": "AE0C0E7E0A364ABC8BD5C2E1CBF2D7D7"}'
     # A time without an offset is in UTC.

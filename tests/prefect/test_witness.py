@@ -5,47 +5,29 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-import httpx
 import pytest
 from prefect.server import models, schemas
-from prefect.server.api.server import create_api_app
 from prefect.server.database.orm_models import FlowRunState as PrefectRow
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from flowstates import FlowRunState, FlowRunStateRepository
 from tests.prefect.conftest import Clone, PrefectOn
+from tests.prefect.rest import all_runs, assert_shown, in_process, invents, known, schedule
 from tests.prefect.seed import DATA_TABLE, EMPTY_DETAILS, NAMES, NO_ARTIFACT, TYPES, Seed
 
 COLUMNS = (
     "id", "created", "updated", "flow_run_id", "type", "timestamp", "name", "message", "state_details", "data", "result_artifact_id",
 )  # fmt: skip
-DETAIL_TIMES = ("scheduled_time", "cache_expiration", "pause_timeout")
-
-
-def in_utc(details: dict[str, Any]) -> dict[str, Any]:
-    """Prefect's details as JSON, their times with `Z`: where a row has another offset, Prefect answers with that one."""
-    assert details.keys() == EMPTY_DETAILS.keys()
-    for field in DETAIL_TIMES:
-        if details[field] is not None and not details[field].endswith("Z"):
-            details[field] = datetime.fromisoformat(details[field]).astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return details
-
-
-def known(details: dict[str, Any]) -> dict[str, Any]:
-    """Our details as JSON, without the keys that Prefect drops."""
-    return {key: details[key] for key in EMPTY_DETAILS}
 
 
 def of_prefect(row: PrefectRow) -> dict[str, Any]:
     fields = {column: getattr(row, column) for column in COLUMNS}
     # Text tells 1, 1.0 and True apart, and one order of keys from another.
-    return fields | {"type": row.type.value, "state_details": in_utc(row.state_details.model_dump(mode="json")), "data": repr(row.data)}
+    return fields | {"type": row.type.value, "state_details": row.state_details.model_dump(mode="json"), "data": repr(row.data)}
 
 
 def of_ours(state: FlowRunState) -> dict[str, Any]:
@@ -143,42 +125,42 @@ async def test_every_row_of_the_data_table(seed: Seed, ours: FlowRunStateReposit
 
 
 async def test_rest(seed: Seed, ours: FlowRunStateRepository, dsn: str, prefect_on: PrefectOn) -> None:
-    compared = 0
-    invented = 0
-
-    def equal(record: FlowRunState, shown: dict[str, Any]) -> None:
-        nonlocal compared, invented
-        mine = json.loads(json.dumps(record.to_rest()))
-        assert list(mine) == list(shown)
-        mine["state_details"] = known(mine["state_details"])
-        shown["state_details"] = in_utc(shown["state_details"])
-        if record.type == "SCHEDULED" and record.state_details.scheduled_time is None:
-            # Prefect invents a time: test_differences.
-            assert shown["state_details"]["scheduled_time"] is not None
-            shown["state_details"]["scheduled_time"] = None
-            invented += 1
-        assert json.dumps(mine, sort_keys=True) == json.dumps(shown, sort_keys=True)
-        compared += 1
-
+    compared: list[FlowRunState] = []
     async with prefect_on(dsn), in_process() as client:
         for run in seed.runs:
             answer = await client.get("/flow_run_states/", params={"flow_run_id": str(run)})
             assert answer.status_code == 200
             for record, shown in zip(await ours.read_flow_run_states(run), answer.json(), strict=True):
-                equal(record, shown)
+                assert_shown(record, shown)
+                compared.append(record)
         for state in seed.states[::25]:
             one = await ours.read_flow_run_state(state.id)
             assert one is not None
-            equal(one, (await client.get(f"/flow_run_states/{state.id}")).json())
+            assert_shown(one, (await client.get(f"/flow_run_states/{state.id}")).json())
+            compared.append(one)
         for unknown in seed.unknown:
             assert (await client.get(f"/flow_run_states/{unknown}")).status_code == 404
-    assert compared >= len(seed.states) + 80
-    assert 0 < invented < compared / 10
+    assert len(compared) >= len(seed.states) + 80
+    assert 0 < sum(map(invents, compared)) < len(compared) / 10
+    offsets = {time.utcoffset() for record in compared if (time := record.state_details.scheduled_time) is not None}
+    assert len(offsets) > 2
 
 
-def in_process() -> AbstractAsyncContextManager[httpx.AsyncClient]:
-    """Prefect's REST interface without a server: its start-up, and with that its services, does not run."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(create_api_app()), base_url="http://prefect")
+async def test_times_of_a_schedule_with_a_time_zone(empty: str, clone: Clone, prefect_on: PrefectOn) -> None:
+    dsn = await clone(empty)
+    async with prefect_on(dsn), in_process() as client, asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+        ours = FlowRunStateRepository(pool, layout="prefect")
+        for zone in ("Asia/Kolkata", "America/St_Johns", "UTC"):
+            await schedule(client, zone.replace("/", " "), {"cron": "30 2 * * *", "timezone": zone}, 3)
+        times = []
+        for run in await all_runs(client):
+            answer = await client.get("/flow_run_states/", params={"flow_run_id": run["id"]})
+            records = await ours.read_flow_run_states(run["id"])
+            assert answer.text == json.dumps([record.to_rest() for record in records], ensure_ascii=False, separators=(",", ":"))
+            times += [record.to_rest()["state_details"]["scheduled_time"] for record in records]
+    assert len(times) >= 9
+    assert {time[11:] for time in times} >= {"02:30:00+05:30", "02:30:00Z"}
+    assert {time[11:] for time in times} & {"02:30:00-03:30", "02:30:00-02:30"}
 
 
 async def test_deletes_leave_the_same_rows(seed: Seed, clone: Clone, prefect_on: PrefectOn) -> None:

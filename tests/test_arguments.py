@@ -1,0 +1,412 @@
+"""Whatever is handed to a public parameter works and reads back equal, or is InvalidInputError with the parameter's name and nothing was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, IntEnum
+from fractions import Fraction
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import pytest
+import uuid_utils
+from asyncpg.pgproto import pgproto
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from flowstates import (
+    ContentionError,
+    FlowRunState,
+    FlowRunStateAnalytics,
+    FlowRunStateConflictError,
+    FlowRunStateFilter,
+    FlowRunStateRepository,
+    InvalidInputError,
+    NewFlowRunState,
+    StateDetails,
+    StateType,
+    UnexpectedStateError,
+    check,
+    check_plans,
+    create_pool,
+    embedded_postgres,
+    migrate,
+)
+from flowstates.values import Layout
+from tests.conftest import Connection, Pool
+from tests.test_round_trip import FIELDS, same
+
+NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
+RUN = UUID(int=5)
+
+
+class NoTime(datetime):
+    """A time that is none, as pandas has one: it is a datetime, and its methods raise ValueError."""
+
+    def utcoffset(self, *_: Any) -> Any:
+        raise ValueError("no time")
+
+    astimezone = isoformat = timestamp = date = time = replace = strftime = utcoffset  # type: ignore[assignment]
+
+
+class NoRepr(NoTime):
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
+class OtherUUID(UUID):
+    pass
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Word(str, Enum):  # noqa: UP042 (a StrEnum is shown as the word)
+    """As an f-string shows it, it is not the word."""
+
+    RUN, TIME, TIMESTAMP, CREATED, TYPE, NUDGE, RUNNING, OURS = "run", "time", "timestamp", "created", "type", "nudge", "RUNNING", "flowstates"
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+class OtherNumber(int, Enum):
+    TWO = 2
+
+
+class Model(BaseModel):
+    id: UUID = RUN
+
+
+def recursive() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def deep(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+FIXED = [
+    None, True, False, 0, 1, -1, 2**31, 2**63, 10**5000, -(10**5000), 0.0, 1.5, -0.5, 1e300, float("nan"), float("inf"), float("-inf"),
+    1j, Decimal("NaN"), Decimal(1), Fraction(1, 3), Number.ONE, OtherNumber.TWO,
+    "", "x", "\0", "\ud800", "é☃", "x" * 100_000, "\t\n\\.", "RUNNING", "running", "run", "time", "flowstates", "prefect", "None", "5", "nan",
+    str(RUN), RUN.hex, f"{{{RUN}}}", f"urn:uuid:{RUN}", "2024-03-05T12:00:00Z", "2024-03-05T12:00:00", "2024-03-05", "0001-01-01T00:00:00+14:00",
+    Text("RUNNING"), Text(str(RUN)), StateType.PAUSED, *Word,
+    b"", b"RUNNING", RUN.bytes, bytearray(b"x"), memoryview(b"x"),
+    RUN, OtherUUID(int=6), pgproto.UUID(str(RUN)), uuid_utils.uuid7(),
+    date(2024, 3, 5), time(12), time(12, tzinfo=UTC), timedelta(0), timedelta(hours=1), timedelta.max, -timedelta.resolution,
+    NOON, NOON.replace(tzinfo=None), NOON.astimezone(ZoneInfo("Asia/Kolkata")), datetime.min, datetime.max, datetime.max.replace(tzinfo=UTC),
+    datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), datetime.max.replace(tzinfo=timezone(-timedelta(hours=14))),
+    NoTime(2024, 3, 5), NoTime(2024, 3, 5, tzinfo=UTC), NoRepr(2024, 3, 5, tzinfo=UTC),
+    object(), object, ..., len, RuntimeError("x"), range(3), Model(), StateDetails(retriable=True),
+    FlowRunStateFilter(flow_run_ids=[RUN]), NewFlowRunState(flow_run_id=RUN, type="RUNNING"),
+]  # fmt: skip
+FRESH: list[Callable[[], Any]] = [
+    list, dict, set, tuple, recursive, lambda: deep(150), lambda: deep(300), lambda: iter([RUN]), lambda: (x for x in ["RUNNING"]),
+    lambda: {"a": 1.5, "b": [None, "☃"]}, lambda: {RUN: 1}, lambda: {1: 1}, lambda: {None: ["RUNNING"]}, lambda: {"retriable": "maybe"},
+    lambda: {"scheduled_time": NOON.isoformat(), "from_tomorrow": [1]}, lambda: {"cache_key": "\0"}, lambda: {"x": object()},
+]  # fmt: skip
+simple = st.sampled_from(FIXED) | st.sampled_from(FRESH).map(lambda make: make())
+several = st.lists(simple, min_size=1, max_size=2)
+COLLECTIONS: list[Callable[[list[Any]], Any]] = [list, tuple, iter, lambda found: (x for x in found), lambda found: dict(enumerate(found)).values()]
+
+
+@st.composite
+def changed_models(draw: st.DrawFn) -> Any:
+    """A model of ours past its checks, by a copy or by a construction."""
+    model = draw(st.sampled_from([NewFlowRunState(flow_run_id=RUN, type="RUNNING"), FlowRunStateFilter(flow_run_ids=[RUN]), StateDetails()]))
+    changes = draw(st.dictionaries(st.sampled_from([*type(model).model_fields, "unknown"]), simple, max_size=2))
+    return model.model_copy(update=changes) if draw(st.booleans()) else type(model).model_construct(**changes)
+
+
+anything = simple | st.builds(lambda make, found: make(found), st.sampled_from(COLLECTIONS), several) | changed_models()
+anything |= st.lists(changed_models(), max_size=2)
+
+
+class Counting:
+    """A connection of the caller's that counts what is asked of it. It is known by its methods, as a wrapped one is."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.asked = 0
+
+    def assert_untouched(self) -> None:
+        assert self.asked == 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._connection, name)
+        if name not in ("fetch", "execute", "prepare", "transaction", "copy_to_table", "copy_from_query", "cursor"):
+            return found
+
+        def ask(*arguments: Any, **options: Any) -> Any:
+            self.asked += 1
+            return found(*arguments, **options)
+
+        return ask
+
+
+class Target(NamedTuple):
+    name: str
+    call: Callable[..., Awaitable[object]]
+    parameters: list[str]
+
+
+def valid() -> dict[str, Any]:
+    """A value for each parameter, with which the calls work."""
+    return {
+        "flow_run_state_id": uuid4(), "flow_run_id": uuid4(), "flow_run_ids": [uuid4()], "last": 2, "at": NOON, "limit": 10, "type": "RUNNING",
+        "states": [NewFlowRunState(flow_run_id=uuid4(), type="RUNNING")], "since": NOON, "until": NOON + timedelta(hours=2),
+        "step": timedelta(hours=1), "filter": FlowRunStateFilter(flow_run_ids=[RUN]), "timeout": 30,
+    }  # fmt: skip
+
+
+async def read_stream(states: FlowRunStateRepository, **arguments: Any) -> None:
+    async with states.stream_flow_run_states(**arguments) as stream:
+        async for _ in stream:
+            pass
+
+
+def targets(source: Any) -> list[Target]:
+    found = []
+    for instance in (FlowRunStateRepository(source), FlowRunStateAnalytics(source)):
+        for name, method in inspect.getmembers(instance, inspect.ismethod):
+            if not name.startswith("_"):
+                call = method if inspect.iscoroutinefunction(method) else lambda states=instance, **arguments: read_stream(states, **arguments)
+                found.append(Target(name, call, list(inspect.signature(method).parameters)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def connection_of_the_module(loop: asyncio.AbstractEventLoop, layout_dsns: dict[Layout, str]) -> Iterator[Connection]:
+    """All examples in one event loop and on one connection."""
+    connection = loop.run_until_complete(asyncpg.connect(layout_dsns["flowstates"]))
+    yield connection
+    loop.run_until_complete(connection.close())
+
+
+examples = settings(deadline=None, max_examples=400, suppress_health_check=list(HealthCheck))
+
+
+def assert_names(error: InvalidInputError, parameters: set[str]) -> None:
+    """It names one of the parameters, perhaps with a place inside of it."""
+    assert re.split(r"[.\[]", error.field)[0] in parameters, repr(error)
+
+
+async def attempt(target: Target, arguments: dict[str, Any], changed: set[str], source: Counting) -> object:
+    source.asked = 0
+    try:
+        return await target.call(**arguments)
+    except InvalidInputError as error:
+        assert_names(error, changed)
+        source.assert_untouched()
+        return None
+    except (UnexpectedStateError, FlowRunStateConflictError, ContentionError):
+        assert target.name == "create_flow_run_state"
+        return None
+    except TimeoutError:
+        assert "timeout" in changed
+        return None
+
+
+@examples
+@given(st.data())
+def test_a_call(loop: asyncio.AbstractEventLoop, connection_of_the_module: Connection, data: st.DataObject) -> None:
+    source = Counting(connection_of_the_module)
+    target = data.draw(st.sampled_from(targets(source)), label="call")
+    changes = data.draw(st.dictionaries(st.sampled_from(target.parameters), anything, min_size=1, max_size=2), label="arguments")
+    usual = {name: value for name, value in valid().items() if name in target.parameters}
+    if target.name == "delete_flow_run_states" and "flow_run_state_ids" in changes:
+        del usual["flow_run_ids"]
+    # What contradicts another parameter may be told of that one.
+    named = {*changes, "flow_run_state_ids"} | ({"until", "step"} if {"since", "until"} & changes.keys() else set())
+    loop.run_until_complete(attempt(target, usual | changes, named, source))
+
+
+def plain(value: Any) -> Any:
+    """A JSON value without subclasses."""
+    return json.loads(json.dumps(value))
+
+
+KEPT = ["flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id"]
+
+
+@examples
+@given(st.dictionaries(st.sampled_from(KEPT), anything, min_size=1, max_size=3), st.booleans())
+def test_what_is_created_reads_back_equal(
+    loop: asyncio.AbstractEventLoop, connection_of_the_module: Connection, changes: dict[str, Any], is_bulk: bool
+) -> None:
+    source = Counting(connection_of_the_module)
+    states = FlowRunStateRepository(source)  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"flow_run_id": uuid4(), "type": "RUNNING", "id": uuid4()} | changes
+    try:
+        asked = NewFlowRunState(**arguments)
+    except InvalidInputError as error:
+        assert_names(error, set(changes))
+        with pytest.raises(InvalidInputError):
+            loop.run_until_complete(states.create_flow_run_state(**arguments))
+        source.assert_untouched()
+        return
+
+    async def create() -> FlowRunState | None:
+        # An id that is fixed would meet the one of the example before.
+        await states.delete_flow_run_states(flow_run_state_ids=[asked.id])
+        if is_bulk:
+            (outcome,) = await states.create_flow_run_states([asked])
+            assert outcome.status == "created"
+        else:
+            await states.create_flow_run_state(**{field: getattr(asked, field) for field in KEPT})
+        return await states.read_flow_run_state(asked.id)
+
+    read = loop.run_until_complete(create())
+    assert read is not None
+    for field in ("flow_run_id", "type", "id", "name", "message", "result_artifact_id"):
+        assert getattr(read, field) == getattr(asked, field)
+    assert asked.timestamp is None or asked.timestamp <= read.timestamp
+    assert same(plain(asked.data), read.data)
+    assert {field: getattr(asked.state_details, field) for field in FIELDS} == {field: getattr(read.state_details, field) for field in FIELDS}
+    assert same(plain(asked.state_details.model_extra), read.state_details.model_extra)
+
+
+CONSTRUCTORS: dict[str, tuple[Callable[..., object], list[str]]] = {
+    "FlowRunStateRepository": (FlowRunStateRepository, ["pool_or_connection", "layout", "transitions"]),
+    "FlowRunStateAnalytics": (FlowRunStateAnalytics, ["pool_or_connection", "layout"]),
+    "FlowRunStateFilter": (FlowRunStateFilter, [*FlowRunStateFilter.model_fields, "unknown"]),
+    "NewFlowRunState": (NewFlowRunState, [*KEPT, "unknown"]),
+    "StateDetails": (StateDetails, [*FIELDS, "unknown"]),
+    "create_pool": (create_pool, ["dsn", "transaction_pooling"]),
+}
+
+
+@examples
+@given(st.data())
+def test_a_constructor(loop: asyncio.AbstractEventLoop, connection_of_the_module: Connection, data: st.DataObject) -> None:
+    make, parameters = CONSTRUCTORS[data.draw(st.sampled_from(sorted(CONSTRUCTORS)), label="constructor")]
+    changes = data.draw(st.dictionaries(st.sampled_from(parameters), anything, min_size=1, max_size=2), label="arguments")
+    usual = {"pool_or_connection": connection_of_the_module, "flow_run_id": RUN, "type": "RUNNING"}
+    if isinstance(changes.get("dsn"), str):
+        return  # an address is no matter of its type
+
+    async def made() -> None:  # a pool belongs to an event loop
+        make(**{name: value for name, value in usual.items() if name in parameters} | changes)
+
+    try:
+        loop.run_until_complete(made())
+    except InvalidInputError as error:
+        assert_names(error, set(changes))
+    except ValidationError as error:
+        # Pydantic's own, as StateDetails are read too.
+        assert make is StateDetails
+        assert {item["loc"][0] for item in error.errors()} <= set(changes)  # noqa: PT017
+
+
+@examples
+@given(st.sampled_from([migrate, check, check_plans]), st.sampled_from(["pool_or_connection", "layout", "timeout"]), anything)
+def test_what_looks_at_a_database(
+    loop: asyncio.AbstractEventLoop, connection_of_the_module: Connection, call: Callable[..., Awaitable[object]], parameter: str, value: Any
+) -> None:
+    parameters = inspect.signature(call).parameters
+    if parameter not in parameters or (call, parameter) == (check, "layout"):
+        return
+    source = Counting(connection_of_the_module)
+    target = Target("", call, list(parameters))
+    loop.run_until_complete(attempt(target, {"pool_or_connection": source, "timeout": 30, parameter: value}, {parameter}, source))
+
+
+@pytest.mark.parametrize("value", [True, 18.5, "18", b"18", None, [18], {}, object(), 10**5000], ids=lambda value: type(value).__name__)
+def test_the_embedded_server_refuses_a_version(value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"^version: "), embedded_postgres(version=value):
+        pass
+
+
+@pytest.mark.parametrize("value", [5, 0.5, b"x", [], {}, object(), NOON, RUN, "\ud800", "\0"], ids=lambda value: type(value).__name__)
+def test_the_embedded_server_refuses_a_folder(value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"^data: "), embedded_postgres(value):
+        pass
+
+
+class Wrapped:
+    """A pool of the caller's that hands on what it does not do itself."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+class Measured(Wrapped):
+    """One with a way of its own to lend a connection, which is wrapped too."""
+
+    in_use = 0
+
+    @asynccontextmanager
+    async def acquire(self) -> Any:
+        async with self._pool.acquire() as connection:
+            Measured.in_use += 1
+            try:
+                yield Counting(connection)  # type: ignore[arg-type]
+            finally:
+                Measured.in_use -= 1
+
+
+@pytest.mark.parametrize("wrap", [Wrapped, Measured])
+async def test_a_wrapped_pool(dsn: str, wrap: type[Wrapped]) -> None:
+    async with create_pool(dsn, max_size=1) as pool:
+        source: Any = wrap(pool)
+        states, analytics, run = FlowRunStateRepository(source), FlowRunStateAnalytics(source), uuid4()
+        first = await states.create_flow_run_state(run, "PENDING", timeout=30)
+        (outcome,) = await states.create_flow_run_states([NewFlowRunState(flow_run_id=run, type="RUNNING")], timeout=30)
+        assert outcome.status == "created"
+        assert [state.id for state in await states.read_flow_run_states(run)] == [first.id, outcome.id]
+        async with states.stream_flow_run_states(FlowRunStateFilter(flow_run_ids=[run]), timeout=30) as stream:
+            assert [state.id async for state in stream] == [first.id, outcome.id]
+        async with states.stream_flow_run_states(FlowRunStateFilter(flow_run_ids=[run])) as stream:
+            assert (await anext(stream)).id == first.id
+        assert (await analytics.count_current(timeout=30)).counts[StateType.RUNNING] > 0
+        assert await migrate(source, timeout=30) == []
+        assert isinstance(await check(source, timeout=30), list)
+        task = asyncio.create_task(states.read_flow_run_states(run))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(TimeoutError):
+            await states.read_flow_run_states(run, timeout=1e-9)
+        assert await states.delete_flow_run_states(flow_run_ids=[run], timeout=30)
+        assert Measured.in_use == 0
+
+
+@pytest.mark.parametrize("wrap", [Counting, Wrapped])
+async def test_a_wrapped_connection(dsn: str, wrap: Callable[[Any], Any]) -> None:
+    connection = await asyncpg.connect(dsn)
+    states, run = FlowRunStateRepository(wrap(connection)), uuid4()
+    first = await states.create_flow_run_state(run, "PENDING")
+    await states.create_flow_run_states([NewFlowRunState(flow_run_id=run, type="RUNNING")])
+    async with states.stream_flow_run_states(FlowRunStateFilter(flow_run_ids=[run])) as stream:
+        assert (await anext(stream)) == first
+    assert len(await states.delete_flow_run_states(flow_run_ids=[run])) == 2
+    await connection.close()

@@ -1,0 +1,298 @@
+"""On a standby: whatever reads works, at every default of isolation; whatever writes says where to write; what recovery cancels ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from flowstates import (
+    FlowRunStateAnalytics,
+    FlowRunStateFilter,
+    FlowRunStateRepository,
+    NewFlowRunState,
+    check,
+    check_plans,
+    create_pool,
+    migrate,
+)
+from tests.conftest import Connection
+from tests.messages import noted
+from tests.standby import Pair, primary_and_standby
+from tests.writers import ISOLATION
+
+pytestmark = pytest.mark.server
+
+Source: TypeAlias = Any  # a pool or a connection
+Call: TypeAlias = Callable[[Source], Awaitable[object]]
+
+RUN, LONG = UUID(int=1), UUID(int=2)
+NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
+DAY: dict[str, Any] = {"since": NOON, "until": NOON + timedelta(days=1)}
+STATES = 1200
+
+
+async def stream(source: Source) -> object:
+    async with FlowRunStateRepository(source).stream_flow_run_states(FlowRunStateFilter(flow_run_ids=[RUN, LONG])) as stream:
+        return [state async for state in stream]
+
+
+async def pages(source: Source) -> object:
+    states, cursor, found = FlowRunStateRepository(source), None, []
+    while True:
+        page = await states.read_flow_run_state_page(FlowRunStateFilter(flow_run_ids=[RUN, LONG]), order="time", limit=1000, cursor=cursor)
+        found += page.states
+        if (cursor := page.next) is None:
+            return found
+
+
+READS: dict[str, Call] = {
+    "read_flow_run_state": lambda source: FlowRunStateRepository(source).read_flow_run_state(RUN),
+    "read_flow_run_states": lambda source: FlowRunStateRepository(source).read_flow_run_states(RUN),
+    "read_flow_run_states_by_run": lambda source: FlowRunStateRepository(source).read_flow_run_states_by_run([RUN, LONG], last=2),
+    "read_current_flow_run_state": lambda source: FlowRunStateRepository(source).read_current_flow_run_state(RUN),
+    "read_current_flow_run_states": lambda source: FlowRunStateRepository(source).read_current_flow_run_states([RUN]),
+    "read_flow_run_states_as_of": lambda source: FlowRunStateRepository(source).read_flow_run_states_as_of([RUN], NOON),
+    "read_flow_run_state_page": pages,
+    "stream_flow_run_states": stream,
+    "count_flow_run_states": lambda source: FlowRunStateRepository(source).count_flow_run_states(FlowRunStateFilter(flow_run_ids=[RUN, LONG])),
+    "measure_time_in_states": lambda source: FlowRunStateAnalytics(source).measure_time_in_states(**DAY, now=NOON),
+    "count_transitions": lambda source: FlowRunStateAnalytics(source).count_transitions(**DAY, step=timedelta(hours=1)),
+    "count_occupancy": lambda source: FlowRunStateAnalytics(source).count_occupancy([RUN], **DAY, step=timedelta(hours=1)),
+    "check": check,
+    "check_plans": check_plans,
+}
+WRITES: dict[str, Call] = {
+    "create_flow_run_state": lambda source: FlowRunStateRepository(source).create_flow_run_state(uuid4(), "RUNNING"),
+    "create_flow_run_state_known": lambda source: FlowRunStateRepository(source).create_flow_run_state(RUN, "RUNNING"),
+    "create_flow_run_states": lambda source: FlowRunStateRepository(source).create_flow_run_states(
+        [NewFlowRunState(flow_run_id=RUN, type="RUNNING")]
+    ),
+    "delete_flow_run_state": lambda source: FlowRunStateRepository(source).delete_flow_run_state(RUN),
+    "delete_flow_run_states": lambda source: FlowRunStateRepository(source).delete_flow_run_states(flow_run_ids=[RUN]),
+}
+CURE = "target_session_attrs='read-write' in the address, and pool.expire_connections()"
+
+
+async def fill(pair: Pair) -> None:
+    async with create_pool(pair.primary) as pool:
+        await migrate(pool)
+        states = FlowRunStateRepository(pool)
+        await states.create_flow_run_state(RUN, "RUNNING", id=RUN, timestamp=NOON)
+        await states.create_flow_run_states(
+            [NewFlowRunState(flow_run_id=LONG, type="RUNNING", timestamp=NOON + timedelta(seconds=n)) for n in range(STATES)]
+        )
+    await pair.caught_up()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with primary_and_standby() as pair:
+        asyncio.run(fill(pair))
+        yield pair
+
+
+@asynccontextmanager
+async def sources(dsn: str, **settings: str) -> AsyncIterator[list[Source]]:
+    connection = await asyncpg.connect(dsn, server_settings=settings)
+    try:
+        async with create_pool(dsn, server_settings=settings) as ours, asyncpg.create_pool(dsn, min_size=1, server_settings=settings) as asyncpg_s:
+            # On a standby the reset of asyncpg's own pool fails where the default is serializable, so that one is of no use there.
+            yield [ours, connection] if "serializable" in settings.values() else [ours, connection, asyncpg_s]
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
+async def test_whatever_reads_works(pair: Pair, isolation: str) -> None:
+    async with create_pool(pair.primary) as primary, sources(pair.standby, default_transaction_isolation=isolation) as standbys:
+        for name, read in READS.items():
+            expected = await read(primary)
+            for standby in standbys:
+                assert await read(standby) == expected, name
+
+
+@pytest.mark.parametrize("name", ["read_flow_run_states", "count_transitions", "check"])
+async def test_in_a_transaction_that_a_standby_can_have(pair: Pair, name: str) -> None:
+    connection = await asyncpg.connect(pair.standby, server_settings={"default_transaction_isolation": "serializable"})
+    async with create_pool(pair.primary) as primary, connection.transaction(isolation="repeatable_read"):
+        assert await READS[name](connection) == await READS[name](primary)
+        assert await stream(connection) == await stream(primary)
+    # The caller's own choice of what it cannot have is the caller's.
+    with pytest.raises(asyncpg.FeatureNotSupportedError):
+        async with connection.transaction():
+            await READS[name](connection)
+    await connection.close()
+
+
+async def test_a_read_of_a_serializable_standby_is_a_few_statements(pair: Pair) -> None:
+    async with noted(pair.standby) as (dsn, said):
+        connection = await asyncpg.connect(dsn, server_settings={"default_transaction_isolation": "serializable"})
+        said.clear()
+        await FlowRunStateRepository(connection).read_flow_run_states(RUN)
+        assert len(said.trips) <= 6  # what fails, begin, twice to prepare, the read, commit
+        await connection.close()
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("name", WRITES)
+async def test_whatever_writes_says_where_to_write(pair: Pair, name: str, isolation: str) -> None:
+    async with sources(pair.standby, default_transaction_isolation=isolation) as standbys:
+        for standby in standbys:
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError) as caught:
+                await WRITES[name](standby)
+            assert any(CURE in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("name", WRITES)
+async def test_on_a_server_that_was_made_read_only_too(pair: Pair, name: str) -> None:
+    async with sources(pair.primary, default_transaction_read_only="on") as read_only:
+        for source in read_only:
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError) as caught:
+                await WRITES[name](source)
+            assert any(CURE in note for note in caught.value.__notes__)
+
+
+async def test_a_migration_says_it_too(pair: Pair) -> None:
+    primary = await asyncpg.connect(pair.primary)
+    await primary.execute("create schema empty")
+    await pair.caught_up()
+    for isolation in ISOLATION:
+        async with create_pool(pair.standby, server_settings={"search_path": "empty", "default_transaction_isolation": isolation}) as pool:
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError) as caught:
+                await migrate(pool)
+            assert caught.value.__notes__ == [f"the server or the session is read only; after a failover: {CURE}"]
+    await primary.execute("drop schema empty")
+    await primary.close()
+
+
+class Cancelling:
+    """On the primary: rows die and are cleaned up, and the standby does not wait for whoever may still see them."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+
+    async def once(self, primary: Connection) -> None:
+        await primary.execute("insert into died select")
+        await primary.execute("delete from died")
+        await primary.execute("vacuum died")
+
+    async def until(self, stop: asyncio.Event) -> None:
+        primary = await asyncpg.connect(self._pair.primary)
+        while not stop.is_set():
+            await self.once(primary)
+        await primary.close()
+
+
+@pytest.fixture
+async def cancelling(pair: Pair) -> AsyncIterator[Cancelling]:
+    """With it a schema `slow`, in which the states can be read, but not soon."""
+    primary, standby = await asyncpg.connect(pair.primary), await asyncpg.connect(pair.standby)
+    await primary.execute("create table died ()")
+    await primary.execute("create schema slow")
+    await primary.execute("create view slow.flow_run_state as select * from public.flow_run_state where (select pg_sleep(20)) is not null")
+    await pair.caught_up()
+    await standby.execute("alter system set max_standby_streaming_delay = 0")
+    await standby.execute("select pg_reload_conf()")
+    try:
+        yield Cancelling(pair)
+    finally:
+        await standby.execute("alter system reset max_standby_streaming_delay")
+        await standby.execute("select pg_reload_conf()")
+        await primary.execute("drop schema slow cascade")
+        await primary.execute("drop table died")
+        await primary.close()
+        await standby.close()
+
+
+SLOW = {"search_path": "slow, public"}
+SEEN = "select count(*) from pg_stat_activity where query like '%read_flow_run_states%' and state = 'active' and pid <> pg_backend_pid()"
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "serializable"])
+async def test_a_read_that_recovery_cancels_again_and_again_ends(pair: Pair, cancelling: Cancelling, isolation: str) -> None:
+    async with noted(pair.standby) as (dsn, said):
+        settings = {**SLOW, "default_transaction_isolation": isolation}
+        async with create_pool(dsn, max_size=1, server_settings=settings) as pool:
+            states, stop = FlowRunStateRepository(pool), asyncio.Event()
+            said.clear()
+            beside = asyncio.create_task(cancelling.until(stop))
+            with pytest.raises(asyncpg.SerializationError, match="conflict with recovery") as caught:
+                await states.read_flow_run_states(RUN, timeout=60)
+            stop.set()
+            await beside
+            assert [note for note in caught.value.__notes__ if note.startswith("undone by the server 5 times")]
+            # Five of begin, read and rollback, and what prepares.
+            assert 5 <= len(said.trips) <= 25
+            # The pool's only connection is usable.
+            assert await FlowRunStateAnalytics(pool).count_current(timeout=10)
+
+
+async def test_a_read_that_recovery_cancels_once_is_read_again(pair: Pair, cancelling: Cancelling) -> None:
+    primary, standby = await asyncpg.connect(pair.primary), await asyncpg.connect(pair.standby)
+    async with create_pool(pair.standby, max_size=1, server_settings=SLOW) as pool:
+        task = asyncio.create_task(FlowRunStateRepository(pool).read_flow_run_states(RUN, timeout=60))
+        async with asyncio.timeout(30):
+            while not await standby.fetchval(SEEN):
+                await standby.fetchval("select pg_sleep(0.02)")
+        # Whoever comes next does not sleep.
+        await primary.execute("create or replace view slow.flow_run_state as select * from public.flow_run_state")
+        await cancelling.once(primary)
+        assert [state.id for state in await task] == [RUN]
+    await primary.close()
+    await standby.close()
+
+
+async def test_in_the_callers_transaction_it_is_the_callers(pair: Pair, cancelling: Cancelling) -> None:
+    connection, stop = await asyncpg.connect(pair.standby, server_settings=SLOW), asyncio.Event()
+    beside = asyncio.create_task(cancelling.until(stop))
+    with pytest.raises(asyncpg.SerializationError, match="conflict with recovery") as caught:
+        async with connection.transaction():
+            await FlowRunStateRepository(connection).read_flow_run_states(RUN, timeout=60)
+    stop.set()
+    await beside
+    assert not hasattr(caught.value, "__notes__")
+    await connection.close()
+
+
+async def test_a_stream_that_recovery_ends(pair: Pair, cancelling: Cancelling) -> None:
+    primary, standby = await asyncpg.connect(pair.primary), await asyncpg.connect(pair.standby)
+    waiting = "select count(*) from pg_stat_activity where state = 'idle in transaction'"
+
+    async def read_and_pause(states: FlowRunStateRepository, *, is_left: bool) -> int:
+        async with states.stream_flow_run_states(FlowRunStateFilter(flow_run_ids=[LONG])) as stream:
+            await anext(stream)
+            await cancelling.once(primary)
+            async with asyncio.timeout(30):
+                while await standby.fetchval(waiting):
+                    await standby.fetchval("select pg_sleep(0.02)")
+                await standby.fetchval("select pg_sleep(0.05)")
+            return 1 if is_left else 1 + len([state async for state in stream])
+
+    async with create_pool(pair.standby, max_size=1) as pool:
+        states = FlowRunStateRepository(pool)
+        assert await read_and_pause(states, is_left=True) == 1
+        with pytest.raises((asyncpg.SerializationError, asyncpg.InterfaceError)):
+            await read_and_pause(states, is_left=False)
+        assert await states.count_flow_run_states(timeout=10) == STATES + 1
+    await primary.close()
+    await standby.close()
+
+
+async def test_a_standby_that_is_promoted_takes_writes_on_the_connections_that_it_has() -> None:
+    with primary_and_standby() as pair:
+        await fill(pair)
+        async with create_pool(pair.standby, max_size=1) as pool:
+            states = FlowRunStateRepository(pool)
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                await states.create_flow_run_state(RUN, "COMPLETED")
+            pair.stop(pair.primary)
+            await pair.promote()
+            state = await states.create_flow_run_state(RUN, "COMPLETED", expected=RUN, timeout=10)
+            assert await states.read_current_flow_run_state(RUN) == state
