@@ -92,7 +92,7 @@ async def table_of(dsn: str, states: int, largest: int) -> AsyncIterator[Table]:
     admin = await asyncpg.connect(dsn)
     if not await admin.fetchval("select exists (select from pg_database where datname = $1)", _name(states)):
         await admin.execute(f"create database {_name(states)} template template0")
-        await _load(own, states, recent)
+        await load(own, states, recent)
     await admin.close()
     connection = await asyncpg.connect(own)
     yield Table(own, connection, states, recent)
@@ -103,7 +103,8 @@ def _name(states: int) -> str:
     return f"bench_{states}"
 
 
-async def _load(dsn: str, states: int, recent: int) -> None:
+async def load(dsn: str, states: int, recent: int) -> None:
+    """Makes the tables in an empty database, and fills them."""
     connection = await asyncpg.connect(dsn)
     await migrate(connection)
     definitions = await connection.fetch(DEFINITIONS)

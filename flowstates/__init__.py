@@ -11,6 +11,7 @@ from flowstates.database.pool import create_pool
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.pages import FlowRunStatePage
+from flowstates.engine.pruning import Keep, PruneReport
 from flowstates.errors import (
     ContentionError,
     FlowRunStateConflictError,
@@ -25,6 +26,7 @@ from flowstates.errors import (
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
 from flowstates.repository import FlowRunStateRepository
+from flowstates.retention import FlowRunStateRetention
 from flowstates.values import Layout
 
 __version__ = "0.1.0"
@@ -40,14 +42,17 @@ __all__ = [
     "FlowRunStateFilter",
     "FlowRunStatePage",
     "FlowRunStateRepository",
+    "FlowRunStateRetention",
     "FlowStatesError",
     "GeneratedIdConflictError",
     "InvalidInputError",
+    "Keep",
     "Layout",
     "MigrationError",
     "Mismatch",
     "NewFlowRunState",
     "PoolOrConnection",
+    "PruneReport",
     "ReadOnlyLayoutError",
     "SlowQuestion",
     "StateCount",

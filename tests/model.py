@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
-from flowstates import FlowRunState, FlowRunStateFilter, StateCount, StateType, TimeInState, migrate
+from flowstates import FlowRunState, FlowRunStateFilter, Keep, StateCount, StateType, TimeInState, migrate
 from flowstates.values import Layout
 from tests.conftest import Connection
 from tests.servers import POINT_AT_NEWEST, PREFECT_TABLES
@@ -260,3 +260,30 @@ def state(run: UUID, id: UUID, type: StateType, timestamp: datetime, *, name: st
             "result_artifact_id": None,
         }
     )
+
+
+def kept(history: Sequence[FlowRunState], keep: Keep, current: UUID) -> list[FlowRunState]:
+    """What stays of a run whose history is thinned."""
+    newest = max(keep.newest, int(keep.last))
+    return [
+        state
+        for number, state in enumerate(history)
+        if state.id == current
+        or (keep.first and number == 0)
+        or number >= len(history) - newest
+        or state.type in keep.types
+        or state.name in keep.names
+    ]
+
+
+def after_pruning(states: Iterable[FlowRunState], rows: Rows, types: Iterable[StateType], before: datetime, keep: Keep | None) -> list[FlowRunState]:
+    """What stays of all runs."""
+    asked, found = set(types), []
+    for run, history in by_run(states).items():
+        row = rows[run]
+        is_old = row.state_id is not None and row.type in asked and row.timestamp is not None and row.timestamp < before
+        if not is_old:
+            found += history
+        elif keep is not None and row.state_id is not None:
+            found += kept(history, keep, row.state_id)
+    return found

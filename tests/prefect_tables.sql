@@ -3,7 +3,9 @@ create table alembic_version (version_num varchar(32) not null primary key);
 create type state_type as enum (
     'SCHEDULED', 'PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED', 'PAUSED', 'CANCELLING'
 );
-create table artifact (id uuid not null default gen_random_uuid() primary key, data json);
+create table artifact (id uuid not null default gen_random_uuid() primary key, key varchar, data json);
+create table artifact_collection (id uuid not null default gen_random_uuid() primary key, key varchar not null unique, latest_id uuid not null);
+create index ix_artifact_collection__key_latest_id on artifact_collection (key, latest_id);
 create table flow_run (
     id uuid not null default gen_random_uuid() primary key,
     state_id uuid,
@@ -27,6 +29,11 @@ create table flow_run_state (
     flow_run_id uuid not null references flow_run (id) on delete cascade,
     result_artifact_id uuid references artifact (id) on delete set null
 );
+create table task_run_state (
+    id uuid not null default gen_random_uuid() primary key,
+    result_artifact_id uuid references artifact (id) on delete set null
+);
+create index ix_task_run_state__result_artifact_id on task_run_state (result_artifact_id);
 alter table flow_run add foreign key (state_id) references flow_run_state (id) on delete set null;
 create unique index uq_flow_run_state__flow_run_id_timestamp_desc on flow_run_state (flow_run_id, timestamp desc);
 create index ix_flow_run_state__name on flow_run_state (name);

@@ -39,6 +39,7 @@ CURRENT = {"ix_flow_run__state_type_state_timestamp_id"}
 MOVED = {"ix_flow_run__state_timestamp"}  # Prefect's, as those below
 RUN_NAME, RUN_TYPE = {"ix_flow_run__state_name"}, {"ix_flow_run__state_type", "ix_flow_run__state_type_start_time"}
 POINTS = {"ix_flow_run__state_id"}
+RESULTS = {"artifact_pkey", "ix_flow_run_state__result_artifact_id"}
 ALL_RUNS = {WHOLE_RUNS}
 
 ASKED = [run_id(number) for number in range(1, RUNS, RUNS // 10)]
@@ -235,6 +236,12 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
         "create_flow_run_states.unused": {"": Guard(RUN, 10, a_row=10)},
         "create_flow_run_states.taken": {"": Guard(HISTORY, 10)},
         "create_flow_run_states.present": {"": Guard(ID, 10)},
+        # Ten runs, whose rows are looked at, locked and changed.
+        "prune.runs": {"": Guard(CURRENT | RUN | HISTORY, 40, a_row=10)},
+        "prune.runs_dry": {"": Guard(CURRENT | HISTORY, 20)},
+        "prune.states": {"": Guard(CURRENT | RUN | HISTORY | ID, 40, a_row=10)},
+        "prune.states_dry": {"": Guard(CURRENT | HISTORY, 20)},
+        "prune.oldest": {"": Guard(CURRENT, 9)},
     },
     "prefect": {
         **BOTH,
@@ -291,11 +298,19 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
             "": Guard(MOVED | HISTORY, 300, a_row=3),
         },
         **dict.fromkeys(("count_occupancy", "measure_time_in_states"), PREFECTS_WINDOWS),
+        # Beside them the server looks for rows that reference what goes.
+        "prune.states": {"": Guard(RUN | HISTORY | ID, 40, a_row=10)},
+        "prune.artifacts": {"": Guard(RUN | HISTORY | ID | RESULTS, 40, a_row=10)},
+        "prune.states_dry": {"": Guard(RUN | HISTORY, 20)},
+        "prune.oldest": {"": Guard(MOVED)},
     },
 }
 RUN_7, NEW, NEW_RUN = run_id(RUNS // 2), str(UUID(int=1)), str(UUID(int=2))
 CONTENT = (None, "Running", None, "{}", None, None)
 WINDOW = (LATE.isoformat(), (LATE + 60 * APART).isoformat())
+OLD = ("COMPLETED", LATE.isoformat(), MIDDLE.isoformat(), NEW, "10", "100", None)
+PREFECTS_OLD = ("{COMPLETED}", LATE.isoformat(), RUN_7, "10", "100", None)
+KEPT: tuple[Argument, ...] = ("true", "1", ["PAUSED"], ["Late"])
 MEASURED = (*WINDOW, WINDOW[1], "type", "false", None, None)
 ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "read_flow_run_state": (IDS[3],),
@@ -317,6 +332,14 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "create_flow_run_states.currents": (ASKED,),
     "create_flow_run_states.unused": (ASKED,),
     "create_flow_run_states.taken": (ASKED, [str(MIDDLE)] * len(ASKED)),
+    "prune.oldest": (),
+    "flowstates prune.runs": (*OLD, "false"),
+    "flowstates prune.runs_dry": OLD,
+    "flowstates prune.states": (*OLD, *KEPT, "false"),
+    "flowstates prune.states_dry": (*OLD, *KEPT),
+    "prefect prune.states": (*PREFECTS_OLD, *KEPT, "false", "false"),
+    "prefect prune.states_dry": (*PREFECTS_OLD, *KEPT, "true"),
+    "prefect prune.artifacts": (*PREFECTS_OLD, *KEPT, "true", "false"),
     "create_flow_run_states.present": (json.dumps([[RUN_7, "RUNNING", id, *CONTENT] for id in IDS]),),
 }
 
@@ -372,7 +395,7 @@ async def _statement(name: str, layout: Layout, case: str) -> tuple[str, tuple[A
         window = {"since": asked.since or LATE, "until": asked.until if asked.until and asked.since else LATE + 60 * APART}
         return filled(name, layout, ARGUMENTS[name], asked.model_copy(update=window))
     if method != "read_flow_run_state_page":
-        return filled(name, layout, ARGUMENTS.get(name, ()), filter)
+        return filled(name, layout, ARGUMENTS.get(f"{layout} {name}", ARGUMENTS.get(name, ())), filter)
     sent = _Sent()
     states = FlowRunStateRepository(sent, layout=layout)  # type: ignore[arg-type]
     order = part.removeprefix("current_")

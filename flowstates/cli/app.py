@@ -30,6 +30,7 @@ from flowstates.cli.options import (
     layout_of,
     time_option,
 )
+from flowstates.cli.prune import prune
 from flowstates.cli.questions import counts, durations, list_states
 from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_slow_questions, print_states
 from flowstates.cli.runs import runs
@@ -52,7 +53,7 @@ app: typer.Typer = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 nothing there, a conflict, or a database that does not fit; 2 bad input;"
-    " 3 the database, or output that cannot be written.",
+    " 3 the database, or output that cannot be written; 4 more to prune.",
 )
 
 
@@ -280,6 +281,7 @@ def delete(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOp
 
 app.command("import")(import_states)
 app.command("export")(export_states)
+app.command()(prune)
 
 
 def _deletion(state_id: UUID, was_there: bool) -> str:

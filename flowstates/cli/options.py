@@ -21,11 +21,12 @@ from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository
+from flowstates.retention import FlowRunStateRetention
 
 T = TypeVar("T")
 
-_LENGTH = re.compile(r"([0-9]{1,6})([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LENGTH = re.compile(r"([0-9]{1,6})(ms|[smhdw])")
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class LayoutName(StrEnum):
@@ -137,6 +138,17 @@ def ask_analytics(url: str | None, option: LayoutName | None, work: Callable[[Fl
     async def run(connection: AnyConnection) -> T:
         await _refuse_prefects_table(connection, layout)
         return await work(FlowRunStateAnalytics(connection, layout=layout.value))
+
+    return ask(url, run, layout=layout.value)
+
+
+def ask_retention(url: str | None, option: LayoutName | None, work: Callable[[FlowRunStateRetention], Awaitable[T]]) -> T:
+    """What `work` returns for what prunes a database."""
+    layout = layout_of(option)
+
+    async def run(connection: AnyConnection) -> T:
+        await _refuse_prefects_table(connection, layout)
+        return await work(FlowRunStateRetention(connection, layout=layout.value))
 
     return ask(url, run, layout=layout.value)
 

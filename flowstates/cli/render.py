@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from flowstates.database.plans import SlowQuestion
+from flowstates.engine.archives import json_line
 from flowstates.pictures.bars import NARROWEST_BAR, bar, plain_table, type_text
 from flowstates.pictures.marks import style_of
 from flowstates.pictures.text import escape, first_line
@@ -45,9 +45,7 @@ def print_error_line(text: str) -> None:
 
 def print_json_lines(lines: Iterable[str], file: IO[bytes] | None = None) -> None:
     """Lines of JSON on stdout or into a file, in UTF-8 whatever the terminal's encoding is."""
-    # JSON lets these stand as they are in a string, but some readers end a line at them and some terminals obey them.
-    safe = (re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", line) for line in lines)
-    typer.echo("".join(f"{line}\n" for line in safe).encode(), file, nl=False)
+    typer.echo("".join(map(json_line, lines)).encode(), file, nl=False)
 
 
 def json_time(time: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json as json_format
 import os
 import sys
@@ -50,7 +51,9 @@ class Tie(StrEnum):
 
 
 def import_states(
-    file: Annotated[typer.FileBinaryRead, typer.Argument(metavar="FILE", help="JSON Lines as `export` writes them; - is standard input.")],
+    file: Annotated[
+        typer.FileBinaryRead, typer.Argument(metavar="FILE", help="JSON Lines as `export` and `prune --archive` write them; - is standard input.")
+    ],
     on_tie: Annotated[Tie, typer.Option(help="For a timestamp that is taken in its run: the first free microsecond, or nothing.")] = Tie.NUDGE,
     database_url: DatabaseUrl = None,
     layout: LayoutOption = None,
@@ -105,6 +108,25 @@ async def _write_states(states: FlowRunStateRepository, filter: FlowRunStateFilt
     return count
 
 
+@contextmanager
+def _unpacked(file: IO[bytes]) -> Iterator[Iterable[bytes]]:
+    """The file's content, if its name ends in .gz or .zst unpacked."""
+    name = str(getattr(file, "name", ""))
+    if name.endswith(".gz"):
+        with gzip.open(file) as content:
+            yield content
+    elif name.endswith(".zst"):
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+
+            with zstd.open(file) as content:
+                yield content
+        else:
+            raise InvalidInputError("FILE", "ends in .zst, which takes Python 3.14")
+    else:
+        yield file
+
+
 async def read_states(states: FlowRunStateRepository, file: IO[bytes], *, on_tie: Any) -> Counter[str]:
     """Stores the states of the file's lines; how many were created, present and refused. Each refused one is said on stderr."""
     counts: Counter[str] = Counter()
@@ -123,8 +145,8 @@ def _tally(counts: Counter[str]) -> str:
 
 async def _store(states: FlowRunStateRepository, file: IO[bytes], counts: Counter[str], on_tie: Any) -> None:
     # A fifth of the time of an import.
-    with collector_paused(), _progress(file) as advance:
-        lines = enumerate(file, 1)
+    with collector_paused(), _progress(file) as advance, _unpacked(file) as content:
+        lines = enumerate(content, 1)
         while batch := list(islice(_parsed(lines), _BATCH)):
             outcomes = await states.create_flow_run_states([state for _, state in batch], on_tie=on_tie)
             for (number, _), outcome in zip(batch, outcomes, strict=True):

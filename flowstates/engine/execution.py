@@ -60,7 +60,7 @@ class Execution:
     """
 
     def __init__(self, pool_or_connection: PoolOrConnection, layout: Layout) -> None:
-        self.is_of_pool = is_pool(pool_or_connection)  # a connection is, so that a broken one is the pool's to replace
+        self.is_of_pool: bool = is_pool(pool_or_connection)  # a connection is, so that a broken one is the pool's to replace
         self._pool_or_connection = pool_or_connection
         self.layout: Layout = one_of("layout", layout, "flowstates", "prefect")
 

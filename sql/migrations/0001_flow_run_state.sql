@@ -26,6 +26,12 @@ create table flow_run_state (
     -- Finite, and a day inside what other languages' calendars hold. Writers are let in one day less: the rest is
     -- the room in which a state is moved behind the one that it follows.
     constraint ck_flow_run_state__timestamp check (timestamp >= '0001-01-02 00:00:00+00' and timestamp < '9999-12-31 00:00:00+00')
+) with (
+    -- The usual 20 percent are twenty million rows of a hundred: that much dead weight after deletes, and as many new rows for which an index-only
+    -- scan must look into the table.
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_insert_scale_factor = 0.02,
+    autovacuum_analyze_scale_factor = 0.02
 );
 
 -- A run's history in order. It includes the type, so that occupancy reads this index alone.
@@ -46,6 +52,10 @@ create table flow_run (
     transaction     xid8        not null,
 
     constraint pk_flow_run primary key (id)
+) with (
+    -- Each append leaves a dead row here, and none of them goes before a vacuum, as the type is indexed.
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_analyze_scale_factor = 0.02
 );
 
 -- The runs in a state, by the time since when; those that moved in a window.

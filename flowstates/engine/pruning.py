@@ -1,0 +1,355 @@
+"""A pass over runs that deletes what a policy does not keep, a batch a transaction."""
+
+# Not with annotations from __future__, which are texts: Pydantic would compile each of them at every import.
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from uuid import UUID
+
+import asyncpg
+from pydantic import Field
+
+from flowstates.engine import cursors, queries
+from flowstates.engine.archives import Archive
+from flowstates.engine.connections import AnyConnection, Transaction, ask, fetched, repeated
+from flowstates.engine.cursors import Cursor
+from flowstates.engine.execution import Argument, Execution
+from flowstates.engine.rows import COLUMNS, to_states
+from flowstates.errors import InvalidInputError
+from flowstates.filters import array_of
+from flowstates.records import StateType, TypeName
+from flowstates.values import Input, InputText
+
+Why: TypeAlias = Literal["type", "young", "kept", "held", "passed", "ahead"]
+
+_NO_ID = str(UUID(int=0))
+_STATES_A_RUN = 10  # a first guess
+_GOOD_BATCHES = 10  # in a row, before a batch that was made smaller for a time limit grows again
+_MOST_IDS = 1_000  # that are remembered of runs that were held
+_LOOK_AGAIN = 0.5  # seconds, while a standby is behind
+_HELD = (asyncpg.ForeignKeyViolationError, asyncpg.RestrictViolationError)
+_TOO_LONG = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)
+
+
+class Keep(Input):
+    """What stays of a run's history beside its current state: what any of these names.
+
+    `first` is the run's first state, `last` its last by time, `newest` a number of its last ones; `types` and `names` are of the states.
+    """
+
+    first: Annotated[bool, Field(strict=True)] = False
+    last: Annotated[bool, Field(strict=True)] = False
+    types: tuple[StateType, ...] = ()
+    names: tuple[InputText, ...] = ()
+    newest: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
+
+    if TYPE_CHECKING:  # a checker would else take what a field holds for all that it is made from
+
+        def __init__(
+            self,
+            *,
+            first: bool = False,
+            last: bool = False,
+            types: Iterable[StateType | TypeName] = (),
+            names: Iterable[str] = (),
+            newest: int = 0,
+        ) -> None: ...
+
+
+class OldestRun(NamedTuple):
+    """The run whose last state is the oldest, that state's type and time, and why the run is there.
+
+    `why` is `type`: the policy does not ask for it; `young`: not old enough; `kept`: only its history was thinned; `held`: a foreign key forbids that
+    it goes; `passed`: it was locked or changed while the pass came by; `ahead`: the pass has not come to it.
+    """
+
+    flow_run_id: UUID
+    type: StateType
+    timestamp: datetime
+    why: Why
+
+
+class PruneReport(NamedTuple):
+    """What a pass did, or in a dry run would do.
+
+    `runs` went or, with `keep`, lost states; `states` went, and `bytes` is what their rows took in the table, without indexes (None in a dry run).
+    `batches` are those in which something went. `passed` runs were locked or changed while the pass came by, and stay for the next one; `held` are
+    those that a foreign key holds, by its name. `cursor` goes on from here, with the same policy; None when the pass `is_done`. `oldest` is the
+    oldest run of the table at the end (None in a dry run and between batches).
+    """
+
+    runs: int
+    states: int
+    bytes: int | None
+    batches: int
+    passed: int
+    held: dict[str, int]
+    cursor: str | None
+    is_done: bool
+    oldest: OldestRun | None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which runs, and what of them stays; `keep` None is nothing."""
+
+    types: tuple[StateType, ...]
+    keep: Keep | None
+    artifacts: bool
+
+    def question(self, layout: str) -> str:
+        """What a cursor is good for. The time is not in it: that moves on."""
+        kept = self.keep and (self.keep.first, self.keep.last, sorted(self.keep.types), sorted(self.keep.names), self.keep.newest)
+        return f"prune {layout} {list(map(str, self.types))} {kept} {self.artifacts}"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast: states a batch, batches, seconds between two, seconds that a standby may be behind."""
+
+    batch_size: int
+    max_batches: int | None
+    pause: float
+    max_lag: float | None
+
+
+class _Position(NamedTuple):
+    """Behind which run, in the order of the walk: of our own tables (type, time, id), of Prefect's the id."""
+
+    type: StateType
+    timestamp: str
+    id: str
+
+
+class _Found(NamedTuple):
+    runs: int
+    states: int
+    bytes: int | None
+    passed: int
+    timestamp: str | None
+    id: str | None
+    is_last: bool
+
+
+class Pass:
+    """One pass, from its begin or a cursor. `before` is in UTC; `statement_timeout` is the session's, 0 for none."""
+
+    def __init__(
+        self,
+        execution: Execution,
+        policy: Policy,
+        pace: Pace,
+        before: datetime,
+        *,
+        cursor: str | None,
+        archive: Archive | None,
+        dry_run: bool,
+        has_time_limit: bool,
+    ) -> None:
+        self._execution = execution
+        self._policy = policy
+        self._pace = pace
+        self._before = before
+        self._archive = archive
+        self._dry_run = dry_run
+        self._has_time_limit = has_time_limit
+        self._question = policy.question(execution.layout)
+        self._position = self._begin(0) if cursor is None else self._decoded(cursor)
+        self._size = pace.batch_size
+        self._good = 0
+        self._runs_a_batch = max(1, self._size // _STATES_A_RUN)
+        self._most_runs: int | None = None
+        self._written: deque[tuple[float, float]] = deque()
+        self._runs = self._states = self._bytes = self._batches = self._passed = 0
+        self._held: dict[str, int] = {}
+        self._held_ids: set[str] = set()
+
+    async def run(self, on_batch: Callable[[PruneReport], object] | None) -> PruneReport:
+        """Goes on to the end, or until there were batches enough."""
+        while self._position is not None and self._batches != self._pace.max_batches:
+            await self._wait_for_standbys()
+            before = self._batches
+            await self._step(self._position)
+            if self._batches > before:
+                if on_batch is not None:
+                    on_batch(self._report(None))
+                if self._pace.pause and self._position is not None and self._batches != self._pace.max_batches:
+                    await asyncio.sleep(self._pace.pause)
+        return self._report(None if self._dry_run else await self._oldest())
+
+    async def _step(self, position: _Position) -> None:
+        runs = min(self._size, self._runs_a_batch, self._most_runs or self._size)
+        try:
+            found = await self._batch(position, runs)
+        except _HELD:
+            if runs > 1:
+                self._most_runs = runs // 2
+                return
+            found = await self._one_that_is_held(position)
+        except _TOO_LONG as error:
+            self._shrink(error, position)
+            return
+        self._move(position, found)
+        if self._most_runs is not None:
+            self._most_runs = None if self._most_runs >= self._runs_a_batch else 2 * self._most_runs
+        self._grow(found, runs)
+
+    async def _one_that_is_held(self, position: _Position) -> _Found:
+        """Looks which run is next, and tries that one alone: what is counted as held is what was tried."""
+        found = await self._batch(position, 1, look=True)
+        if not found.runs:
+            return found
+        try:
+            return await self._batch(position, 1, run_id=found.id)
+        except _HELD as error:
+            name = error.constraint_name or "a foreign key"
+            self._held[name] = self._held.get(name, 0) + 1
+            if found.id is not None and len(self._held_ids) < _MOST_IDS:
+                self._held_ids.add(found.id)
+            return found._replace(runs=0, states=0, bytes=0)
+
+    def _shrink(self, error: asyncpg.PostgresError, position: _Position) -> None:
+        if isinstance(error, asyncpg.QueryCanceledError) and not self._has_time_limit:
+            raise error  # somebody meant it
+        if self._size == 1:
+            error.add_note(f"also of a batch of one run, the first behind {position.id}: its history takes longer than the session's time limit")
+            raise error
+        self._size = max(1, self._size // 2)
+        self._runs_a_batch = max(1, self._runs_a_batch // 2)
+        self._good = 0
+
+    def _grow(self, found: _Found, runs: int) -> None:
+        self._good += 1
+        if self._good == _GOOD_BATCHES:
+            self._good, self._size = 0, min(2 * self._size, self._pace.batch_size)
+        if 2 * found.states >= self._size and found.runs:
+            self._runs_a_batch = max(1, -(-found.runs * self._size // found.states))
+        elif runs >= self._runs_a_batch:
+            self._runs_a_batch = min(2 * self._runs_a_batch, self._size)
+
+    def _move(self, position: _Position, found: _Found) -> None:
+        self._runs += found.runs
+        self._states += found.states
+        self._bytes += found.bytes or 0
+        self._passed += found.passed
+        self._batches += found.runs > 0
+        if found.id is not None and not found.is_last:
+            self._position = position._replace(id=found.id, timestamp="" if found.timestamp is None else f"{found.timestamp[1:-1]}Z")
+        elif self._execution.layout == "prefect":
+            self._position = None
+        else:
+            self._position = self._begin(self._policy.types.index(position.type) + 1)
+
+    async def _batch(self, position: _Position, runs: int, *, run_id: str | None = None, look: bool = False) -> _Found:
+        """A batch of at most so many runs; with `look` it only says what that would be."""
+        look = look or self._dry_run
+        text, arguments = self._statement(position, runs, run_id, look)
+        is_of_pool = self._execution.is_of_pool
+        async with self._execution.connection() as connection:
+            if look:
+                return _found((await fetched(connection, text, arguments, is_of_pool=is_of_pool))[0])
+            if connection.is_in_transaction():
+                async with Transaction(connection, None, is_of_pool=is_of_pool):
+                    return await self._delete(connection, text, arguments)
+            return await repeated(connection, lambda: self._delete(connection, text, arguments), is_of_pool=is_of_pool)
+
+    async def _delete(self, connection: AnyConnection, text: str, arguments: tuple[Argument, ...]) -> _Found:
+        rows = await connection.fetch(text, *arguments)
+        if self._archive is not None and rows[0]["id"] is not None:
+            await self._archive(to_states([row[: len(COLUMNS)] for row in rows]))
+        return _found(rows[0])
+
+    def _statement(self, position: _Position, runs: int, run_id: str | None, look: bool) -> tuple[str, tuple[Argument, ...]]:
+        keep, layout = self._policy.keep, self._execution.layout
+        size = str(1 if run_id else self._size)
+        arguments: tuple[Argument, ...]
+        if layout == "prefect":
+            arguments = array_of(self._policy.types), self._before.isoformat(), position.id, str(runs), size, run_id
+        else:
+            arguments = position.type.value, self._before.isoformat(), position.timestamp, position.id, str(runs), size, run_id
+        if keep is not None:
+            newest = str(max(keep.newest, int(keep.last)))
+            arguments = (*arguments, str(keep.first).lower(), newest, [type_.value for type_ in keep.types], list(keep.names))
+        if layout == "prefect":
+            arguments = (*arguments, str(self._policy.artifacts).lower())
+        if look:
+            return queries.query("prune.runs_dry" if keep is None else "prune.states_dry", layout), arguments
+        name = "prune.runs" if keep is None else "prune.artifacts" if self._policy.artifacts else "prune.states"
+        return queries.query(name, layout), (*arguments, str(self._archive is not None).lower())
+
+    async def _wait_for_standbys(self) -> None:
+        """Until no standby is behind by more than asked for. The wait ends with the call's timeout, if it has one."""
+        if self._pace.max_lag is None:
+            return
+        while True:
+            async with self._execution.connection() as connection:
+                if connection.is_in_transaction():
+                    raise InvalidInputError("max_lag", "cannot be used in a transaction: standbys see nothing of it before it ends")
+                is_visible, written, replayed, lag = (await ask(connection, "read_standbys"))[0]
+            if not is_visible:
+                raise InvalidInputError("max_lag", "takes the right to see standbys: grant pg_read_all_stats, or pg_monitor, to this role")
+            if replayed is None:
+                return
+            # What a standby says of itself stands still when it does, so what it has replayed counts too.
+            while self._written and self._written[0][1] <= float(replayed):
+                self._written.popleft()
+            if float(replayed) < float(written):
+                self._written.append((monotonic(), float(written)))
+                behind = max(float(lag), monotonic() - self._written[0][0])
+                if behind > self._pace.max_lag:
+                    await asyncio.sleep(_LOOK_AGAIN)
+                    continue
+            return
+
+    async def _oldest(self) -> OldestRun | None:
+        rows = await self._execution.rows("prune.oldest", timeout=None)
+        if not rows:
+            return None
+        id_, type_, timestamp = rows[0]["id"], StateType(rows[0]["type"]), datetime.fromisoformat(rows[0]["timestamp"][1:-1] + "Z")
+        why: Why
+        if type_ not in self._policy.types:
+            why = "type"
+        elif timestamp >= self._before:
+            why = "young"
+        elif id_ in self._held_ids:
+            why = "held"
+        elif self._position is not None:
+            why = "ahead"
+        else:
+            why = "passed" if self._policy.keep is None else "kept"
+        return OldestRun(UUID(id_), type_, timestamp, why)
+
+    def _report(self, oldest: OldestRun | None) -> PruneReport:
+        is_done = self._position is None
+        bytes_ = None if self._dry_run else self._bytes
+        held = dict(self._held)
+        return PruneReport(self._runs, self._states, bytes_, self._batches, self._passed, held, self._encoded(), is_done, oldest)
+
+    def _begin(self, number: int) -> _Position | None:
+        types = self._policy.types
+        id_ = "" if self._execution.layout == "prefect" else _NO_ID
+        return _Position(types[number], "-infinity", id_) if number < len(types) else None
+
+    def _encoded(self) -> str | None:
+        if self._position is None:
+            return None
+        type_, timestamp, id_ = self._position
+        return cursors.encode(Cursor((f"{type_} {timestamp}", id_), backwards=False), self._question)
+
+    def _decoded(self, text: str) -> _Position:
+        try:
+            (first, id_), _ = cursors.decode(text, self._question)
+        except InvalidInputError as error:
+            raise InvalidInputError("cursor", error.message.replace("filter, order", "policy")) from None
+        type_, _, timestamp = first.partition(" ")
+        return _Position(StateType(type_), timestamp, id_)
+
+
+def _found(row: Any) -> _Found:
+    size = row["bytes_gone"]
+    counts = int(row["runs_gone"]), int(row["states_gone"]), None if size is None else int(size), int(row["runs_passed"])
+    return _Found(*counts, row["reached_timestamp"], row["reached_id"], row["is_last"] != "false")
