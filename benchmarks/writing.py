@@ -29,7 +29,7 @@ import asyncpg
 from benchmarks import prefect_server
 from benchmarks.shared import FILL_RUNS, HAS_SERVER_CLOCK, NO_SERVER_CLOCK, Contender, Row, Seconds, grown_by, server_clock, take_turns
 from flowstates import FlowRunStateRepository, NewFlowRunState, create_pool, migrate
-from flowstates.cli.transfer import read_states
+from flowstates.cli.imports import read_states
 from flowstates.records import uuid7
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

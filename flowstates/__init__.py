@@ -1,5 +1,6 @@
 """The state history of workflow runs, in PostgreSQL, without an ORM."""
 
+import flowstates.interrupts  # noqa: F401 (before all else)  # isort: split
 from flowstates.analytics import FlowRunStateAnalytics, StateCount, TimeInState
 from flowstates.database.checks import check
 from flowstates.database.definitions import TABLES

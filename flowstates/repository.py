@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from flowstates.engine.bulk import append_many
 from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.execution import Execution
 from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
-from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
+from flowstates.errors import InvalidInputError, ReadOnlyLayoutError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter, array_of, checked_filter
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
 from flowstates.values import Layout, one_of, shown, to_uuid, utc_time
@@ -131,7 +131,11 @@ class FlowRunStateRepository:
         return await read_page(self._execution, filter, limit, order, newest_first, cursor, timeout=timeout)
 
     def stream_flow_run_states(
-        self, filter: FlowRunStateFilter | None = None, *, timeout: float | None = None
+        self,
+        filter: FlowRunStateFilter | None = None,
+        *,
+        on_unreadable: Callable[[UnreadableRowError], object] | None = None,
+        timeout: float | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[FlowRunState]]:
         """The states of a filter, run by run and oldest first, in constant memory: `async with ... as stream: async for state in stream`.
 
@@ -141,10 +145,15 @@ class FlowRunStateRepository:
 
         A filter on types, names or `terminal` reads all states, on the layout `prefect` also one on `until` without `since`. Of current states
         all but one on names alone is found by an index on the runs' rows.
+
+        A row that does not fit its record ends the stream. With `on_unreadable` it is left out instead, and that is called with its error, in the
+        place where the state would have come; what it returns is nothing to us, and what it raises ends the stream.
         """
         filter = checked_filter(filter)
+        if on_unreadable is not None and not callable(on_unreadable):
+            raise InvalidInputError("on_unreadable", f"is a {type(on_unreadable).__name__}, not a function")
         name = "stream_flow_run_states.current" if filter is not None and filter.current else "stream_flow_run_states"
-        return self._execution.stream(name, filter, timeout)
+        return self._execution.stream(name, filter, on_unreadable, timeout)
 
     async def count_flow_run_states(self, filter: FlowRunStateFilter | None = None, *, timeout: float | None = None) -> int:
         """How many states a filter lets through. It reads them all, or the index that has them; current ones are counted by the runs' rows."""

@@ -29,15 +29,14 @@ import flowstates
 from flowstates import FlowRunState, FlowRunStateConflictError, FlowStatesError, MigrationError, StateDetails, StateType, UnreadableRowError
 from flowstates.cli.app import app
 from flowstates.cli.database import data_folder
-from flowstates.cli.render import print_history, print_state_table
 from flowstates.database.migrations import migration_script
-from flowstates.pictures.text import escape
 from flowstates.values import Layout
 
 ROOT = Path(__file__).parent.parent
 UNREACHABLE = "postgresql://me:hunter2@127.0.0.1:1/db"
 SOME_ID = UUID(int=7)
 BEGIN = datetime(2030, 1, 31, 12, tzinfo=UTC)
+ODD = "[red]a[/red] :smile:\n\r\t\x1b[31m\x07\x9b\u202e\u2028 実行中 👩‍💻\x00"
 
 
 @dataclass(frozen=True)
@@ -119,61 +118,7 @@ def state(type_: StateType, minutes: float, **fields: Any) -> FlowRunState:
     return FlowRunState(**{**values, **fields})
 
 
-def bar(line: str) -> int:
-    return sum(line.count(block) for block in "█▉▊▋▌▍▎▏")
-
-
-# The four commands on states
-
-
-def test_a_state_is_created_listed_shown_and_deleted(url: str) -> None:
-    run_id, id_ = uuid4(), uuid4()
-    created = run("create", run_id, "running", "--id", id_, "--name", "Retrying", "--message", "again", "--timestamp", "2030-01-31T13:00:00+01:00",
-                  "--details", '{"retriable": true, "new": 1}', "--data", '{"rows": [1, null]}', "--json")  # fmt: skip
-    assert created.code == 0
-    (record,) = created.records
-    assert list(record) == list(FlowRunState.model_fields)
-    assert FlowRunState.model_validate(record).model_dump(include={"id", "flow_run_id", "type", "name", "message", "timestamp", "data"}) == {
-        "id": id_,
-        "flow_run_id": run_id,
-        "type": StateType.RUNNING,
-        "name": "Retrying",
-        "message": "again",
-        "timestamp": BEGIN,
-        "data": {"rows": [1, None]},
-    }
-    assert (record["state_details"]["retriable"], record["state_details"]["new"]) == (True, 1)
-    assert run("show", id_, "--json").records == run("list", run_id, "--json").records == [record]
-    assert run("delete", id_) == Done(0, f"deleted: {id_}\n", "")
-    assert run("delete", id_) == Done(1, "", f"error: no state {id_}\n")
-    assert run("show", id_) == Done(1, "", f"error: no state {id_}\n")
-    assert run("list", run_id) == Done(1, "", f"error: no states of run {run_id}\n")
-
-
-def test_delete_says_in_json_whether_the_state_was_there(url: str) -> None:
-    id_ = run("create", uuid4(), "PENDING", "--json").records[0]["id"]
-    assert run("delete", id_, "--json") == Done(0, f'{{"id": "{id_}", "deleted": true}}\n', "")
-    again = run("delete", id_, "--json")
-    assert (again.code, again.records) == (1, [{"id": id_, "deleted": False}])
-
-
-def test_an_unknown_run_or_state_prints_no_json(url: str) -> None:
-    for command in ("list", "show"):
-        done = run(command, uuid4(), "--json")
-        assert (done.code, done.out) == (1, "")
-
-
-def test_show_prints_all_eleven_columns(url: str) -> None:
-    created = run("create", uuid4(), "FAILED", "--message", "one\ntwo", "--data", '{"a": "é"}', "--details", '{"retriable": false}')
-    shown = run("show", re.findall(r"^id +(\S+)", created.out, re.MULTILINE)[0])
-    assert created.out == shown.out
-    assert re.findall(r"^\w+", shown.out, re.MULTILINE) == list(FlowRunState.model_fields)
-    lines = [line.rstrip() for line in shown.out.splitlines()]
-    assert "message             one" in lines
-    assert "                    two" in lines
-    assert '                      "a": "é"' in lines
-    assert '                      "retriable": false' in lines
-    assert "result_artifact_id  null" in lines
+# The database
 
 
 def test_the_option_wins_over_the_environment(url: str, layout_dsns: dict[Layout, str]) -> None:
@@ -191,8 +136,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 COMMANDS = (
     ("migrate",), ("check",), ("create", SOME_ID, "RUNNING"), ("list",), ("show", SOME_ID), ("delete", SOME_ID), ("timeline", SOME_ID),
-    ("runs",), ("prune", "--older-than", "90d", "--dry-run"),
-    ("durations",), ("counts",), ("export",), ("import", "-"),
+    ("runs",), ("prune", "--older-than", "90d", "--dry-run"), ("durations",), ("counts",), ("export",), ("import", "-"),
 )  # fmt: skip
 
 
@@ -701,172 +645,6 @@ def test_the_demo_in_json(dsn: str) -> None:
     *history, first, second = run("demo", "--database-url", dsn, "--json").records
     assert len([FlowRunState.model_validate(record) for record in history]) == 7
     assert (first["deleted"], second["deleted"], first["id"] == second["id"]) == (True, False, True)
-
-
-# A history as people see it
-
-
-def shown(
-    states: list[FlowRunState], now: datetime, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int = 80
-) -> list[str]:
-    monkeypatch.setenv("COLUMNS", str(width))
-    print_history(states, now=now)
-    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert max(map(len, lines)) <= width
-    return lines
-
-
-def test_a_history_has_times_and_bars(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    states = [
-        state(StateType.PENDING, 0),
-        state(StateType.RUNNING, 10),
-        state(StateType.FAILED, 30, message="no rows\nat all"),
-    ]
-    lines = shown(states, BEGIN, capsys, monkeypatch)
-    assert lines[0] == f"run {UUID(int=1)}"
-    assert lines[2].split() == ["time", "(UTC)", "type", "name", "spent"]
-    pending, running, failed = lines[4:7]
-    assert pending.startswith("2030-01-31 12:00:00  • PENDING  Pending  10m 00s  █")
-    assert running.startswith("2030-01-31 12:10:00  ► RUNNING  Running  20m 00s  █")
-    assert bar(running) in (2 * bar(pending) - 1, 2 * bar(pending))
-    assert failed == "2030-01-31 12:30:00  × FAILED   Failed         -  no rows ..."  # noqa: RUF001
-    assert lines[-1] == "3 states in 30m 00s, ended FAILED."
-
-
-def test_the_last_state_is_open_until_now(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = shown([state(StateType.RUNNING, 0)], BEGIN + timedelta(hours=26), capsys, monkeypatch)
-    assert " 1d 02h+  █" in lines[4]
-    assert lines[-1] == "1 state in 1d 02h, still RUNNING (+: until now)."
-
-
-def test_a_state_of_the_future_has_no_time_yet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = shown([state(StateType.SCHEDULED, 5)], BEGIN, capsys, monkeypatch)
-    assert lines[4].endswith("0ms+")
-    assert lines[-1] == "1 state in 0ms, still SCHEDULED (+: until now)."
-
-
-def test_a_wide_terminal_has_the_ids(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    only = state(StateType.RUNNING, 0)
-    assert str(only.id) in "".join(shown([only], BEGIN, capsys, monkeypatch, width=120))
-    assert str(only.id) not in "".join(shown([only], BEGIN, capsys, monkeypatch, width=80))
-
-
-@pytest.mark.parametrize(
-    ("time", "text"),
-    [
-        (timedelta(microseconds=1), "<1ms"),
-        (timedelta(milliseconds=999), "999ms"),
-        (timedelta(seconds=59.99), "59.9s"),
-        (timedelta(seconds=60), "1m 00s"),
-        (timedelta(hours=23, minutes=59, seconds=59), "23h 59m"),
-        (timedelta(days=400), "400d 00h"),
-    ],
-)
-def test_times_read_well(time: timedelta, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = shown([state(StateType.RUNNING, 0), state(StateType.COMPLETED, 0, timestamp=BEGIN + time)], BEGIN, capsys, monkeypatch)
-    assert f"Running    {text}".split() == lines[4].split()[4:-1]
-    assert bar(lines[4])
-
-
-ODD = "[red]a[/red] :smile:\n\r\t\x1b[31m\x07\x9b\u202e\u2028 実行中 👩‍💻\x00"
-
-
-def test_odd_text_stays_text(url: str) -> None:
-    odd = ODD.replace("\x00", "")
-    run_id = uuid4()
-    created = run("create", run_id, "FAILED", "--name", odd, "--message", odd, "--data", json.dumps({odd: odd}), "--json").records[0]
-    assert (created["name"], created["message"], created["data"]) == (odd, odd, {odd: odd})
-    for done in (run("list", run_id), run("show", created["id"])):
-        assert done.code == 0
-        assert "[red]a[/red]" in done.out
-        assert ":smile:" in done.out
-        assert not [c for c in done.out.replace("\n", "") if escape(c) != c]
-    assert "実行中" in run("list", run_id).out
-
-
-def test_a_name_adds_no_line_of_its_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = shown([state(StateType.RUNNING, 0, name="a\nb", message="\n\n")], BEGIN, capsys, monkeypatch)
-    assert len(lines) == 7
-    assert "a\\nb" in lines[4]
-
-
-def test_a_long_message_is_cut_in_the_table_and_whole_in_show(url: str) -> None:
-    run_id = uuid4()
-    id_ = run("create", run_id, "FAILED", "--message", "x" * 1000, "--json").records[0]["id"]
-    assert run("list", run_id).out.count("x") == 160
-    assert run("show", id_).out.count("x") == 1000
-
-
-@pytest.mark.parametrize("width", [40, 55, 60, 75, 76, 77, 80, 100, 120, 160])
-def test_nothing_is_lost_on_narrow_terminals(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [f"w{number:02}" for number in range(30)]
-    states = [
-        state(StateType.CANCELLING, 0, name="x" * 30, message=" ".join(words)),
-        state(StateType.CANCELLED, 99 * 24 * 60, name="Late", message="the end"),
-    ]
-    lines = shown(states, BEGIN, capsys, monkeypatch, width)
-    text = " ".join(lines)
-    assert re.findall(r"w\d\d", text) == words
-    assert text.count("x") == 30
-    assert "…" not in text
-    for part in ("2030-01-31 12:00:00", "CANCELLING", "99d 00h", "the end"):
-        assert part in text
-    print_state_table(states)
-    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    text = " ".join(lines)
-    assert max(map(len, lines)) <= width
-    assert text.count("x") == 30
-    assert text.count(str(UUID(int=1))) == 2
-    assert "…" not in text or width == 160  # a message there is marked where it is cut
-    for part in ("2030-01-31 12:00:00", "CANCELLING"):
-        assert part in text
-
-
-def test_a_terminal_of_no_columns_is_one_of_unknown_width(url: str) -> None:
-    run_id = uuid4()
-    run("create", run_id, "COMPLETED")
-    assert process("list", run_id, COLUMNS="0") == process("list", run_id)
-    assert str(run_id) in process("list", run_id, COLUMNS="0").out
-
-
-def test_a_narrow_list_says_where_the_ids_are(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_id = uuid4()
-    id_ = run("create", run_id, "RUNNING", "--json").records[0]["id"]
-    hint = "ids: a terminal of 120 columns, or --json"
-    for options in ((), ("--limit", 1)):
-        assert run("list", run_id, *options).out.splitlines()[-1] == hint
-    monkeypatch.setenv("COLUMNS", "120")
-    for options in ((), ("--limit", 1)):
-        wide = run("list", run_id, *options).out
-        assert id_ in wide
-        assert hint not in wide
-    assert hint not in run("list", run_id, "--json").out
-
-
-def test_a_text_is_told_from_nothing(url: str) -> None:
-    shown = run("create", uuid4(), "RUNNING", "--message", "-").out
-    assert re.search("^message +- *$", shown, re.MULTILINE)
-    assert re.search("^data +null *$", shown, re.MULTILINE)
-
-
-def test_a_terminal_without_unicode(url: str) -> None:
-    run_id = uuid4()
-    run("create", run_id, "PENDING", "--name", "實行", "--message", "é")
-    run("create", run_id, "RUNNING")
-    done = process("list", run_id, PYTHONIOENCODING="ascii")
-    assert done.code == 0
-    assert "#" in done.out
-    assert "> RUNNING" in done.out
-    assert "\\u5be6\\u884c" in done.out
-    assert process("list", run_id, "--json", PYTHONIOENCODING="ascii").records[0]["name"] == "實行"
-
-
-def test_colours_go_to_terminals_alone(url: str) -> None:
-    run_id = uuid4()
-    run("create", run_id, "RUNNING")
-    assert "\x1b" not in process("list", run_id).out
-    assert "\x1b[36m" in process("list", run_id, FORCE_COLOR="1", TERM="xterm").out
-    assert "\x1b[36m" not in process("list", run_id, FORCE_COLOR="1", TERM="xterm", NO_COLOR="1").out
 
 
 # The environment to run it in

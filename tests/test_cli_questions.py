@@ -1,4 +1,4 @@
-"""The command line's questions: lists and pages, times and counts, and the picture of a run."""
+"""The command line's questions: times and counts, the picture of a run, and what is bad input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,85 +76,6 @@ def stored(request: pytest.FixtureRequest, layout_dsns: dict[Layout, str]) -> It
 
 def names(*numbers: int) -> list[tuple[int, str]]:
     return [(number, name) for number in numbers for _, _, name in HISTORY]
-
-
-# list
-
-
-def test_each_filter_lets_through_what_it_says(stored: Stored) -> None:
-    one, two = stored.one, stored.two
-    assert stored.seen(one, two) == names(1, 2)
-    assert stored.seen(two, one, two) == names(1, 2)
-    assert stored.seen(one, two, "--type", "scheduled", "--type", "COMPLETED") == [(n, s) for n, s in names(1, 2) if s in ("Scheduled", "Completed")]
-    assert stored.seen(one, two, "--name", "Retrying", "--name", "other") == [(1, "Retrying"), (2, "Retrying")]
-    assert stored.seen(one, "--terminal") == [(1, "Completed")]
-    assert stored.seen(one, "--open") == names(1)[:3]
-    assert stored.seen(one, two, "--since", "2030-01-31T13:00:00+01:00", "--until", "2030-01-31T12:10:00Z") == [(1, "Scheduled"), (2, "Scheduled")]
-    assert stored.seen(one, "--since", "2030-01-31T13:00:00Z") == [(1, "Completed")]
-    ids = [record["id"] for record in stored.run("list", one, "--json").records]
-    assert stored.seen("--id", ids[0], "--id", ids[2]) == [(1, "Scheduled"), (1, "Retrying")]
-    assert stored.seen("--id", ids[0], "--type", "RUNNING") == []
-
-
-def test_pages_joined_are_one_list(stored: Stored) -> None:
-    runs = (stored.one, stored.two)
-    in_time = [(n, name) for pair in zip(names(1), names(2), strict=True) for n, name in pair]
-    for options, expected in (((), names(1, 2)), (("--newest-first",), names(1, 2)[::-1]), (("--order", "time"), in_time)):
-        found: list[tuple[int, str]] = []
-        cursor: tuple[str, ...] = ()
-        while True:
-            page = (*runs, *options, "--limit", 3, *cursor)
-            found += stored.seen(*page)
-            done = stored.run("list", *page)
-            assert done.code == 0
-            if not done.err:
-                break
-            cursor = ("--cursor", re.fullmatch(r"next page: --cursor (\S+)\n", done.err)[1])  # type: ignore[index]
-        assert found == expected
-        assert stored.run("list", *runs, "--type", "RUNNING", *options, *cursor).code == 2
-
-
-def test_the_newest_states_of_runs(stored: Stored) -> None:
-    assert stored.seen(stored.two, uuid4(), stored.one, "--last", 2) == [*names(2)[2:], *names(1)[2:]]
-    assert stored.seen(uuid4(), "--last", 2) == []
-
-
-def test_the_states_at_a_moment(stored: Stored) -> None:
-    runs = (stored.one, stored.two)
-    assert stored.seen(*runs, "--as-of", "2030-01-31T12:12:00Z") == [(1, "Running"), (2, "Scheduled")]
-    assert stored.seen(*runs, "--as-of", "2030-01-31T12:04:00Z", "--clock", "timestamp") == [(1, "Scheduled")]
-    assert stored.seen(*runs, "--as-of", "2020-01-31T12:04:00Z") == []
-    assert stored.seen(*runs, "--as-of", "2029-01-31T12:04:00Z", "--clock", "created") == [(1, "Completed"), (2, "Completed")]
-    assert stored.run("list", *runs, "--as-of", "2020-01-31T12:04:00Z") == Done(1, "", "error: no such states\n")
-
-
-def test_a_run_alone_keeps_its_history_and_the_rest_are_tables(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stored.run("list", stored.one).out.startswith(f"run {stored.one}\n")
-    header, rule, *lines, _ = stored.run("list", stored.one, stored.two).out.splitlines()
-    assert header.split() == ["run", "time", "(UTC)", "type", "name"]
-    assert set(rule.strip()) == {"─"}
-    assert lines[5].split() == [str(stored.two), "2030-01-31", "12:15:00", "►", "RUNNING", "Running"]
-    assert len(lines) == 8
-    assert max(map(len, lines)) <= 80
-    assert len(stored.run("list", stored.one, "--limit", 2).out.splitlines()) == 5
-    monkeypatch.setenv("COLUMNS", "160")
-    assert stored.run("list", stored.one, "--last", 1).out.splitlines()[0].split() == ["run", "time", "(UTC)", "type", "name", "id", "message"]
-
-
-def test_without_a_run_it_is_the_first_page_of_all(own_dsn: str) -> None:
-    run("migrate", "--database-url", own_dsn)
-    assert run("list", "--database-url", own_dsn) == Done(1, "", "error: no such states\n")
-    asyncio.run(_states(own_dsn, [NewFlowRunState(flow_run_id=SOME_ID, type=StateType.RUNNING, timestamp=BEGIN) for _ in range(101)]))
-    done = run("list", "--database-url", own_dsn, "--json")
-    assert (done.code, len(done.records), done.err.split()[:3]) == (0, 100, ["next", "page:", "--cursor"])
-    rest = run("list", "--database-url", own_dsn, "--json", "--cursor", done.err.split()[-1])
-    assert (rest.code, len(rest.records), rest.err) == (0, 1, "")
-
-
-async def _states(dsn: str, states: Sequence[NewFlowRunState]) -> None:
-    connection = await asyncpg.connect(dsn)
-    await FlowRunStateRepository(connection).create_flow_run_states(states)
-    await connection.close()
 
 
 # export
@@ -394,7 +315,13 @@ def test_plans_are_not_asked_for_where_the_tables_are_not_there(slow: list[SlowQ
         (("list", "--id", "no-uuid"), "--id"),
         (("list", "--type", "DONE"), "--type"),
         (("list", "--name", "a\udcffb"), "names: "),
-        (("list", "--since", "yesterday"), "'yesterday' is not a time such as 2030-01-31T12:00:00Z"),
+        (("list", "--since", "tomorrow"), "'tomorrow' is not a time such as 2030-01-31T12:00:00Z, 2h (ago), today or yesterday"),
+        (("list", "--until", "2 h"), "'2 h' is not a time"),
+        (("list", "--since", "0h"), "'0h' is not a length"),
+        (("list", "--since", "999999w"), "999999w ago is before the year 1"),
+        (("list", "--follow", "--cursor", "x", "--newest-first"), "--follow: goes on for ever, oldest first: leave out --newest-first, --cursor"),
+        (("list", SOME_ID, "--follow", "--last", "1"), "--follow: goes on for ever, oldest first: leave out --last"),
+        (("list", "--follow", "--until", "today"), "--follow: goes on for ever, oldest first: leave out --until"),
         (("list", "--since", "2030-01-31T12:00:00"), "'2030-01-31T12:00:00' has no time zone: write 2030-01-31T12:00:00Z or"),
         (("list", "--until", "2030-01-31"), "write 2030-01-31T00:00:00Z or"),
         (("list", "--since", "0001-01-01T00:00:00+01:00"), "outside the years 1 to 9999"),

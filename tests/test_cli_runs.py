@@ -15,7 +15,9 @@ from flowstates import FlowRunState, FlowRunStateRepository, NewFlowRunState, St
 from flowstates.cli.runs import print_runs
 from tests.conftest import Pool
 from tests.servers import POINT_AT_NEWEST, PREFECT_TABLES
-from tests.test_cli import Done, run
+from tests.test_cli import Done, plain_environment, run, state
+
+__all__ = ["plain_environment"]  # a fixture
 
 RUNS = [UUID(int=number) for number in range(1, 4)]
 NOW = datetime.now(UTC)
@@ -75,11 +77,23 @@ def test_filters_and_pages(options: tuple[str, ...]) -> None:
 
 async def test_in_a_narrow_terminal_what_is_said_has_a_line_of_its_own(pool: Pool) -> None:
     states, run_id = FlowRunStateRepository(pool), UUID(int=2**100)
-    state = await states.create_flow_run_state(run_id, StateType.CANCELLING, name="Stopping", message="by hand")
+    stopping = await states.create_flow_run_state(run_id, StateType.CANCELLING, name="Stopping", message="by hand")
     console = Console(width=80)
     with console.capture() as capture:
-        print_runs(console, [state], now=state.timestamp + timedelta(hours=1))
+        print_runs(console, [stopping], now=stopping.timestamp + timedelta(hours=1))
     first, second = capture.get().splitlines()
-    assert first.rstrip() == f"{run_id} □ CANCELLING {state.timestamp:%m-%d %H:%M} 1h 00m ago"
+    assert first.rstrip() == f"{run_id} □ CANCELLING {stopping.timestamp:%m-%d %H:%M}  1h 00m ago"
     assert second.rstrip() == "  Stopping  by hand"
-    await states.delete_flow_run_state(state.id)
+    await states.delete_flow_run_state(stopping.id)
+
+
+@pytest.mark.parametrize("width", [110, 120, 200])
+def test_a_wide_terminal_has_a_line_a_run_and_cuts_messages_alone(width: int) -> None:
+    why = state(StateType.CANCELLING, 0, name="Stopping", message="long " * 40)
+    console = Console(width=width)
+    with console.capture() as capture:
+        print_runs(console, [why], now=why.timestamp + timedelta(days=3))
+    line = capture.get().splitlines()[2]
+    assert line.startswith(f"{why.flow_run_id} □ CANCELLING 2030-01-31 12:00:00  3d 00h ago Stopping  long ")
+    assert line.endswith("…")
+    assert len(line) == width

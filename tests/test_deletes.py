@@ -156,36 +156,6 @@ async def test_a_truncate_of_rows_that_others_reference_is_the_servers_error_whe
 
 
 @pytest.mark.parametrize("isolation", ISOLATION)
-@pytest.mark.parametrize("way", [one, of_the_run, by_sql, of_the_row, by_truncate], ids=lambda way: way.__name__)
-async def test_a_delete_that_a_reference_to_the_run_forbids_changes_nothing(service: Pool, way: Delete, isolation: str) -> None:
-    await service.execute("create table job (run uuid references flow_run)")
-    run = await a_run(service, 2)
-    await service.execute("insert into job values ($1)", run[0].flow_run_id)
-    states = FlowRunStateRepository(service)
-    async with service.acquire() as connection:
-        await connection.execute("select set_config('default_transaction_isolation', $1, false)", isolation)
-        if way in (one, by_sql):
-            await way(connection, run.pop())
-        with pytest.raises((asyncpg.ForeignKeyViolationError, asyncpg.FeatureNotSupportedError)):
-            await way(connection, run[0])
-    assert await states.read_flow_run_states(run[0].flow_run_id) == run
-    assert await wrong_rows(service) == []
-
-
-async def test_an_append_locks_no_row_that_references_its_run_and_waits_for_none(service: Pool) -> None:
-    await service.execute("create table job (run uuid references flow_run)")
-    run = (await a_run(service))[0].flow_run_id
-    async with service.acquire() as connection, connection.transaction():
-        await connection.execute("insert into job values ($1)", run)  # its check holds the run's row until the end
-        await FlowRunStateRepository(service).create_flow_run_state(run, RUNNING, timeout=LIMIT)
-        async with service.acquire() as other, other.transaction():
-            await FlowRunStateRepository(other).create_flow_run_state(run, RUNNING)
-            await connection.execute("set local lock_timeout = '1ms'")
-            await connection.execute("insert into job values ($1)", run)
-            await connection.execute("update job set run = run")
-
-
-@pytest.mark.parametrize("isolation", ISOLATION)
 @pytest.mark.parametrize("in_transaction", [False, True], ids=["alone", "in a transaction"])
 @pytest.mark.parametrize("way", [one, by_sql], ids=lambda way: way.__name__)
 async def test_a_delete_that_waits_behind_another_of_its_run(own_database: str, way: Delete, in_transaction: bool, isolation: str) -> None:

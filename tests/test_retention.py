@@ -32,7 +32,7 @@ from flowstates import (
     create_pool,
     migrate,
 )
-from flowstates.cli.transfer import read_states
+from flowstates.cli.imports import read_states
 from flowstates.engine import connections, pruning, queries
 from flowstates.engine.appending import Expected
 from flowstates.engine.archives import archive_file

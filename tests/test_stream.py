@@ -7,7 +7,16 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flowstates import FlowRunState, FlowRunStateFilter, FlowRunStateRepository, StateType, UnreadableRowError, create_pool, migrate
+from flowstates import (
+    FlowRunState,
+    FlowRunStateFilter,
+    FlowRunStateRepository,
+    InvalidInputError,
+    StateType,
+    UnreadableRowError,
+    create_pool,
+    migrate,
+)
 from flowstates.records import NewFlowRunState
 from flowstates.values import Layout
 from tests import model
@@ -101,6 +110,28 @@ async def test_names_an_unreadable_row(connection: Connection) -> None:
             async for _ in stream:
                 seen += 1
     assert (caught.value.flow_run_state_id, caught.value.field, seen) == (last, "timestamp", 500)
+
+
+async def test_unreadable_rows_are_handed_over_in_their_place_and_left_out(connection: Connection) -> None:
+    states = await filled(connection, 700)
+    await connection.execute("alter table flow_run_state drop constraint ck_flow_run_state__timestamp")
+    ids = [row["id"] for row in await connection.fetch("select id from flow_run_state order by flow_run_id")]
+    bad = [ids[0], ids[10], ids[699]]
+    await connection.execute("update flow_run_state set timestamp = '20000-01-01' where id = any ($1)", bad)
+    seen: list[UUID | None] = []
+    async with states.stream_flow_run_states(on_unreadable=lambda error: seen.append(error.flow_run_state_id)) as stream:
+        async for state in stream:
+            seen += [state.id]
+    assert seen == ids
+
+    def stop(error: UnreadableRowError) -> None:
+        raise KeyError(error.field)
+
+    with pytest.raises(KeyError, match="timestamp"):
+        async with states.stream_flow_run_states(on_unreadable=stop) as stream:
+            await anext(stream)
+    with pytest.raises(InvalidInputError, match="on_unreadable: is a bool, not a function"):
+        states.stream_flow_run_states(on_unreadable=True)  # type: ignore[arg-type]
 
 
 async def test_a_codec_of_the_connection_changes_nothing(connection: Connection) -> None:

@@ -8,46 +8,36 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Awaitable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import UUID
 
 import typer
+from typer.core import TyperCommand
 
 import flowstates
 from flowstates.cli.database import EMBEDDED, ask, exit_codes
 from flowstates.cli.demo import play
-from flowstates.cli.options import (
-    DatabaseUrl,
-    Json,
-    LayoutOption,
-    RunId,
-    StateId,
-    ask_states,
-    end_with_nothing,
-    layout_of,
-    time_option,
-)
+from flowstates.cli.exports import export_states
+from flowstates.cli.imports import import_states
+from flowstates.cli.lists import list_states
+from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, layout_of
 from flowstates.cli.prune import prune
-from flowstates.cli.questions import counts, durations, list_states
+from flowstates.cli.questions import counts, durations
 from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_slow_questions, print_states
 from flowstates.cli.runs import runs
+from flowstates.cli.states import create, delete, deletion, show
 from flowstates.cli.timeline import timeline
-from flowstates.cli.transfer import export_states, import_states
 from flowstates.database.migrations import migration_script, migration_sql, unknown_migrations
 from flowstates.database.mismatches import Mismatch
 from flowstates.engine.connections import AnyConnection
 from flowstates.errors import InvalidInputError
-from flowstates.records import FlowRunState, StateType
-from flowstates.repository import FlowRunStateRepository
 
 if TYPE_CHECKING:
     from flowstates.database.plans import SlowQuestion
 
 app: typer.Typer = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -55,6 +45,19 @@ app: typer.Typer = typer.Typer(
     epilog="Exit codes: 0 done; 1 nothing there, a conflict, or a database that does not fit; 2 bad input;"
     " 3 the database, or output that cannot be written; 4 more to prune.",
 )
+
+
+class _Command(TyperCommand):
+    """A command whose help names arguments by what they are. typer puts the names of Python's types behind them."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write: Callable[..., None] = formatter.write_dl
+
+        def write_plain(rows: Sequence[tuple[str, str]], *more: Any, **options: Any) -> None:
+            write([(name if name.startswith("-") else re.sub(r" <.*>$", "", name), help) for name, help in rows], *more, **options)
+
+        formatter.write_dl = write_plain
+        super().format_options(ctx, formatter)
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,7 +73,7 @@ def _start(
     """The state history of workflow runs, in PostgreSQL."""
 
 
-@app.command()
+@app.command(cls=_Command)
 def demo(
     database_url: Annotated[
         str | None,
@@ -90,7 +93,7 @@ def demo(
     deleted = runs[1][-1].id
     if json:
         print_states(runs[0], json_lines=True)
-        print_json_lines(_deletion(deleted, was_there) for was_there in gone)
+        print_json_lines(deletion(deleted, was_there) for was_there in gone)
         return
     for name in applied:
         print_line(f"migrated: {name}")
@@ -132,7 +135,7 @@ def _migration_option(name: str, help: str) -> Any:
     return typer.Option(name, parser=_migration, metavar="NAME", help=help)
 
 
-@app.command()
+@app.command(cls=_Command)
 def migrate(
     database_url: DatabaseUrl = None,
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty schema; no database is asked.")] = False,
@@ -166,7 +169,7 @@ def migrate(
         print_error_line(f"applied by a newer version, and not known to this one: {name}")
 
 
-@app.command()
+@app.command(cls=_Command)
 def check(
     plans: Annotated[
         bool, typer.Option("--plans", help="Ask too how the server would answer each question, and name those that would be slow.")
@@ -213,83 +216,18 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
-def create(
-    run_id: RunId,
-    type: Annotated[StateType, typer.Argument(metavar="TYPE", case_sensitive=False, help=", ".join(StateType))],
-    id: Annotated[UUID | None, typer.Option(metavar="UUID", help="The state's id; a UUIDv7 if left out.")] = None,
-    name: Annotated[str | None, typer.Option(metavar="TEXT", help="The type's own if left out.")] = None,
-    message: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
-    timestamp: Annotated[datetime | None, time_option("As 2030-01-31T12:00:00Z; the server's clock if left out.")] = None,
-    details: Annotated[str | None, typer.Option(metavar="JSON", help="An object: the state details.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="JSON", help="Any value.")] = None,
-    result_artifact_id: Annotated[UUID | None, typer.Option(metavar="UUID")] = None,
-    database_url: DatabaseUrl = None,
-    layout: LayoutOption = None,
-    json: Json = False,
-) -> None:
-    """Add a state to a run's history, and print it as stored. The first state makes the run known."""
-    with exit_codes():
-        details_value, data_value = _json_value("details", details), _json_value("data", data)
-
-    def work(states: FlowRunStateRepository) -> Awaitable[FlowRunState]:
-        return states.create_flow_run_state(
-            run_id,
-            type,
-            id=id,
-            timestamp=timestamp,
-            name=name,
-            message=message,
-            state_details=details_value,
-            data=data_value,
-            result_artifact_id=result_artifact_id,
-        )
-
-    state = ask_states(database_url, layout, work)
-    print_states([state], json_lines=json)
-    if timestamp is not None and state.timestamp != timestamp:
-        print_error_line(f"stored with another time than --timestamp: {state.timestamp.isoformat().replace('+00:00', 'Z')}")
-
-
-app.command("list")(list_states)
-app.command()(runs)
-app.command()(timeline)
-app.command()(durations)
-app.command()(counts)
-
-
-@app.command()
-def show(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOption = None, json: Json = False) -> None:
-    """Print one state whole."""
-    state = ask_states(database_url, layout, lambda states: states.read_flow_run_state(state_id))
-    if state is None:
-        end_with_nothing(f"no state {state_id}")
-    print_states([state], json_lines=json)
-
-
-@app.command()
-def delete(state_id: StateId, database_url: DatabaseUrl = None, layout: LayoutOption = None, json: Json = False) -> None:
-    """Delete one state."""
-    was_there = ask_states(database_url, layout, lambda states: states.delete_flow_run_state(state_id))
-    if json:
-        print_json_lines([_deletion(state_id, was_there)])
-    elif was_there:
-        print_line(f"deleted: {state_id}")
-    if not was_there:
-        end_with_nothing(f"no state {state_id}")
-
-
-app.command("import")(import_states)
-app.command("export")(export_states)
-app.command()(prune)
-
-
-def _deletion(state_id: UUID, was_there: bool) -> str:
-    return json_format.dumps({"id": str(state_id), "deleted": was_there})
-
-
-def _json_value(field: str, text: str | None) -> Any:
-    try:
-        return None if text is None else json_format.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(field, f"is not JSON that can be read: {error}") from None
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "create": create,
+    "list": list_states,
+    "runs": runs,
+    "timeline": timeline,
+    "durations": durations,
+    "prune": prune,
+    "counts": counts,
+    "show": show,
+    "delete": delete,
+    "import": import_states,
+    "export": export_states,
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name, cls=_Command)(_function)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import IO, TYPE_CHECKING, Any
 
 import typer
@@ -15,22 +18,35 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from flowstates.database.plans import SlowQuestion
+from flowstates.cli.terminal import is_file, output
 from flowstates.engine.archives import json_line
+from flowstates.errors import UnreadableRowError
 from flowstates.pictures.bars import NARROWEST_BAR, bar, plain_table, type_text
 from flowstates.pictures.marks import style_of
 from flowstates.pictures.text import escape, first_line
-from flowstates.pictures.times import clock, spent_text, summary, times_spent
+from flowstates.pictures.times import ago, clock, spent_text, summary, times_spent
 from flowstates.records import FlowRunState, StateDetails, StateType
+from flowstates.values import MOST_LEVELS
 
 _NARROWEST_TABLE = 76
 _WIDTH_WITH_IDS = 120
-_WIDTH_WITH_MESSAGES = 160  # of a table with a column for the run
-_WIDTH_BEFORE_MESSAGES = 133  # of that table's other columns
 _WIDEST_NAME = 24
+_WIDEST_BAR = 40
 
 
 class OutputError(OSError):
     """Standard output takes no more. Its own class for where an OSError would be taken for the database's."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """An OSError in the block is one of the output."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(*error.args) from None
 
 
 def print_line(text: str = "") -> None:
@@ -45,7 +61,9 @@ def print_error_line(text: str) -> None:
 
 def print_json_lines(lines: Iterable[str], file: IO[bytes] | None = None) -> None:
     """Lines of JSON on stdout or into a file, in UTF-8 whatever the terminal's encoding is."""
-    typer.echo("".join(map(json_line, lines)).encode(), file, nl=False)
+    text = "".join(map(json_line, lines)).encode()
+    with writing():
+        typer.echo(text, file, nl=False)
 
 
 def json_time(time: datetime) -> str:
@@ -71,10 +89,30 @@ def print_error(error: Exception) -> None:
         typer.echo(f"  {escape(line)}", err=True)
 
 
+def json_of(state: FlowRunState) -> str:
+    """A state as JSON; UnreadableRowError for data that others have stored and JSON has no way to say in UTF-8."""
+    try:
+        if not _has_json(state.data):
+            raise ValueError("holds a number that is greater than a double")
+        return state.model_dump_json()
+    except (ValueError, RecursionError) as error:  # Pydantic's PydanticSerializationError too
+        reason = str(error).removeprefix("Error serializing to JSON: ")
+        raise UnreadableRowError(state.id, "data", f"cannot be written as JSON: {reason}") from None
+
+
+def _has_json(value: object) -> bool:
+    # Pydantic would write null.
+    if isinstance(value, float):
+        return isfinite(value)
+    if isinstance(value, dict | list):
+        return all(map(_has_json, value.values() if isinstance(value, dict) else value))
+    return True
+
+
 def print_states(states: Sequence[FlowRunState], *, json_lines: bool) -> None:
     """Each state whole; of its details, what differs from the defaults."""
     if json_lines:
-        print_json_lines(state.model_dump_json() for state in states)
+        print_json_lines(map(json_of, states))
         return
     for state in states:
         table = Table.grid(padding=(0, 2))
@@ -92,12 +130,22 @@ def _shown(value: Any) -> Text:
         case StateType():
             return Text(value, style=style_of(value))
         case datetime():
-            return Text(f"{value.replace(tzinfo=None).isoformat(' ', 'microseconds')} UTC")
+            since = f" ({ago(value, datetime.now(UTC))})" if sys.stdout.isatty() else ""
+            return Text(f"{value.replace(tzinfo=None).isoformat(' ', 'microseconds')} UTC{since}")
         case StateDetails():
             return _shown(value.model_dump(mode="json", exclude_defaults=True))
         case dict() | list() | bool() | int() | float():
-            value = json.dumps(value, indent=2, ensure_ascii=False)
+            try:
+                value = json.dumps(value, indent=None if _is_deeper(value, MOST_LEVELS) else 2, ensure_ascii=False)
+            except RecursionError:
+                return Text("nested too deeply to be shown", style="dim")
     return Text("\n".join(escape(line) for line in str(value).split("\n")))
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    return not levels or any(_is_deeper(item, levels - 1) for item in (value.values() if isinstance(value, dict) else value))
 
 
 def print_slow_questions(slow: Sequence[SlowQuestion]) -> None:
@@ -113,7 +161,7 @@ def print_slow_questions(slow: Sequence[SlowQuestion]) -> None:
 
 def print_history(states: Sequence[FlowRunState], *, now: datetime) -> None:
     """The states of one run, oldest first, with the time spent in each and a bar on one scale; `now` ends the last unless it is terminal."""
-    console = Console()
+    console = output()
     last = states[-1]
     spent = times_spent(states, now)
     console.print(Text(f"run {last.flow_run_id}\n", style="bold"))
@@ -122,25 +170,33 @@ def print_history(states: Sequence[FlowRunState], *, now: datetime) -> None:
             _print_narrow(console, state, Text(spent_text(time, state, last)))
         console.print(Text(f"\n{summary(states, now)}"))
         return
-    with_ids, ascii_only = console.width >= _WIDTH_WITH_IDS, console.options.ascii_only
+    with_ids, in_file, ascii_only = console.width >= _WIDTH_WITH_IDS, is_file(console), console.options.ascii_only
     table = plain_table(padding=1)
     table.add_column("time (UTC)", no_wrap=True)
     table.add_column("type", no_wrap=True)
-    table.add_column("name", overflow="fold", max_width=_WIDEST_NAME)
+    table.add_column("name", overflow="fold", max_width=None if in_file else _WIDEST_NAME)
     table.add_column("spent", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold", min_width=NARROWEST_BAR, max_width=40)
+    table.add_column("", overflow="fold", min_width=NARROWEST_BAR, max_width=_WIDEST_BAR)
     if with_ids:
         table.add_column("id", no_wrap=True)
+    if in_file:
+        table.add_column("message")
     for state, time in zip(states, spent, strict=True):
+        bars, message = bar(time, max(spent), style_of(state.type), ascii_only=ascii_only), _message(state.message)
         cells: list[RenderableType] = [
             Text(clock(state.timestamp)),
             type_text(state.type, ascii_only=ascii_only),
             Text(escape(state.name)),
             Text(spent_text(time, state, last)),
-            Group(*bar(time, max(spent), style_of(state.type), ascii_only=ascii_only), *_message(state.message)),
+            Group(*bars, *(() if in_file else message)),
         ]
-        table.add_row(*cells, *([Text(str(state.id))] if with_ids else ()))
-    console.print(table)
+        table.add_row(*cells, *([Text(str(state.id))] if with_ids else ()), *(message if in_file else ()))
+    if in_file:
+        with console.capture() as capture:
+            console.print(table)
+        print("\n".join(line.rstrip() for line in capture.get().splitlines()))  # a table's lines are all as long as the longest
+    else:
+        console.print(table)
     console.print(Text(f"\n{summary(states, now)}"))
 
 
@@ -149,42 +205,6 @@ def _print_narrow(console: Console, state: FlowRunState, *more: Text) -> None:
     console.print(Text(" ").join((Text(clock(state.timestamp)), type_text(state.type, ascii_only=console.options.ascii_only), *more)))
     for text in (Text(escape(state.name)), *_message(state.message)):
         console.print(Padding(text, (0, 0, 0, 2)))
-
-
-def where_ids_are() -> str:
-    """Where the states' ids are to be seen, if the terminal is too narrow for them; else nothing."""
-    return f"ids: a terminal of {_WIDTH_WITH_IDS} columns, or --json" if Console().width < _WIDTH_WITH_IDS else ""
-
-
-def print_state_table(states: Sequence[FlowRunState]) -> None:
-    """States of any runs, a line each where the names are short; a wide terminal has their ids too, a wider one their messages."""
-    console = Console()
-    if console.width < _NARROWEST_TABLE:
-        for state in states:
-            console.print(Text(f"run {state.flow_run_id}"))
-            _print_narrow(console, state)
-        return
-    with_ids, with_messages = console.width >= _WIDTH_WITH_IDS, console.width >= _WIDTH_WITH_MESSAGES
-    table = plain_table(padding=0)
-    table.add_column("run", no_wrap=True)
-    table.add_column("time (UTC)", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    table.add_column("name", overflow="fold", max_width=_WIDEST_NAME)
-    if with_ids:
-        table.add_column("id", no_wrap=True)
-    if with_messages:
-        table.add_column("message", overflow="ellipsis", no_wrap=True, max_width=console.width - _WIDTH_BEFORE_MESSAGES)
-    for state in states:
-        cells = [
-            Text(str(state.flow_run_id)),
-            Text(clock(state.timestamp)),
-            type_text(state.type, ascii_only=console.options.ascii_only),
-            Text(escape(state.name)),
-            *([Text(str(state.id))] if with_ids else ()),
-            *([Text.assemble(*_message(state.message))] if with_messages else ()),
-        ]
-        table.add_row(*cells)
-    console.print(table)
 
 
 def _message(message: str | None) -> list[Text]:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from flowstates.cli.database import exit_codes
+from flowstates.cli.ids import Lookup
 from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, RunId, ask_states, end_with_nothing
 from flowstates.cli.render import json_time, microseconds, print_error_line, print_json_lines
 from flowstates.errors import InvalidInputError
@@ -19,6 +20,7 @@ from flowstates.pictures.strip import print_timeline
 from flowstates.pictures.svg import timeline_svg
 from flowstates.pictures.times import times_spent
 from flowstates.records import FlowRunState
+from flowstates.repository import FlowRunStateRepository
 
 
 def timeline(
@@ -42,9 +44,13 @@ def timeline(
             raise InvalidInputError("--width", "goes with the printed picture, not with --svg: a chart is as wide as the place that it is put in")
         if svg == "-" and json:
             raise InvalidInputError("--svg", "- is standard output, where --json prints: name a file")
-    states = ask_states(database_url, layout, lambda states: states.read_flow_run_states(run_id))
+
+    async def work(states: FlowRunStateRepository, lookup: Lookup) -> list[FlowRunState]:
+        return await states.read_flow_run_states(await lookup.run(run_id))
+
+    states = ask_states(database_url, layout, work)
     if not states:
-        end_with_nothing(f"no states of run {run_id}")
+        end_with_nothing(f"no states of run {run_id.text}")
     now = datetime.now(UTC)
     if svg is not None:
         _write(timeline_svg(states, now=now), svg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
 from typing import Any, TypeAlias
@@ -25,13 +25,14 @@ from flowstates.engine.connections import (
     is_pool,
 )
 from flowstates.engine.rows import to_states
-from flowstates.errors import FlowStatesError
+from flowstates.errors import FlowStatesError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter, runs_clause, to_clause
 from flowstates.records import FlowRunState
 from flowstates.values import Layout, one_of, seconds
 
 Argument: TypeAlias = str | Sequence[str | None] | None
 Statement: TypeAlias = tuple[str, tuple[Argument, ...]]
+OnUnreadable: TypeAlias = Callable[[UnreadableRowError], object]
 
 _ROWS_A_BATCH = 500  # of a stream; a round trip each
 
@@ -106,10 +107,12 @@ class Execution:
         return [row[0] for row in await self.rows(name, *arguments, filter=filter, timeout=timeout)]
 
     @asynccontextmanager
-    async def stream(self, name: str, filter: FlowRunStateFilter | None, timeout: float | None) -> AsyncIterator[AsyncIterator[FlowRunState]]:
+    async def stream(
+        self, name: str, filter: FlowRunStateFilter | None, on_unreadable: OnUnreadable | None, timeout: float | None
+    ) -> AsyncIterator[AsyncIterator[FlowRunState]]:
         """The records of the read `name`, a batch at a time from a cursor on the server, which is gone when the block is left.
 
-        `timeout` is for the connection, and for each batch.
+        A row that does not fit its record goes to `on_unreadable`; without one it is raised. `timeout` is for the connection, and for each batch.
         """
         text, arguments = filled(name, self.layout, (), filter)
         timeout = seconds(timeout)
@@ -119,7 +122,7 @@ class Execution:
                 if not (is_joined := connection.is_in_transaction()):
                     own = Transaction(connection, "repeatable_read", readonly=True, is_of_pool=self.is_of_pool, timeout=timeout)
                     await stack.enter_async_context(own)
-            yield await stack.enter_async_context(aclosing(_records(connection, text, arguments, timeout, close=is_joined)))
+            yield await stack.enter_async_context(aclosing(_records(connection, text, arguments, on_unreadable, timeout, close=is_joined)))
 
     def connection(self) -> Acquired:
         """A context manager: see Acquired. Errors that leave the block with it get their cure as a note."""
@@ -156,13 +159,19 @@ def _insert_text(name: str, layout: Layout, in_transaction: bool) -> str:
 
 
 async def _records(
-    connection: AnyConnection, text: str, arguments: Sequence[Argument], timeout: float | None, *, close: bool
+    connection: AnyConnection,
+    text: str,
+    arguments: Sequence[Argument],
+    on_unreadable: OnUnreadable | None,
+    timeout: float | None,
+    *,
+    close: bool,
 ) -> AsyncGenerator[FlowRunState, None]:
     # Prepared without a name, which behind a pooler could be another process's.
     cursor = await (await connection.prepare(text, name="", timeout=timeout)).cursor(*arguments, timeout=timeout)
     try:
         while rows := await cursor.fetch(_ROWS_A_BATCH, timeout=timeout):
-            for state in to_states(rows):
+            for state in _states(rows, on_unreadable):
                 yield state
     except CUT:
         close = False  # the server was asked to cancel the batch, which ends the caller's transaction
@@ -176,3 +185,21 @@ async def _records(
     finally:
         if close:
             await close_cursor(connection, cursor)
+
+
+def _states(rows: Sequence[asyncpg.Record], on_unreadable: OnUnreadable | None) -> Iterable[FlowRunState]:
+    try:
+        return to_states(rows)
+    except UnreadableRowError:
+        if on_unreadable is None:
+            raise
+        return _readable(rows, on_unreadable)
+
+
+def _readable(rows: Sequence[asyncpg.Record], on_unreadable: OnUnreadable) -> Iterator[FlowRunState]:
+    """The records of the rows that fit; the errors of the others are handed over, each in its place."""
+    for row in rows:
+        try:
+            yield from to_states([row])
+        except UnreadableRowError as error:
+            on_unreadable(error)

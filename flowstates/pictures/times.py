@@ -38,6 +38,17 @@ def relative(time: datetime, now: datetime) -> str:
     return f"{duration(now - time)} ago" if time < now else f"in {duration(time - now)}"
 
 
+def ago(time: datetime, now: datetime) -> str:
+    """The same in its greatest unit alone, at most 9 characters: `5m ago`."""
+    seconds = abs(now - time) // timedelta(seconds=1)
+    days = seconds // 86_400
+    counts = {"y": days // 365 if days >= 1_000 else 0, "d": days, "h": seconds // 3_600, "m": seconds // 60, "s": seconds}
+    length = next((f"{count}{unit}" for unit, count in counts.items() if count), None)
+    if length is None:
+        return "now"
+    return f"{length} ago" if time < now else f"in {length}"
+
+
 def clock(time: datetime, spec: str = "seconds") -> str:
     """A time in UTC, to the day, as `days`, or to what `isoformat` has a name for."""
     time = time.astimezone(UTC).replace(tzinfo=None)

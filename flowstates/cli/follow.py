@@ -1,0 +1,74 @@
+"""States as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from uuid import UUID
+
+from flowstates.cli.ids import Lookup
+from flowstates.cli.lines import Lines
+from flowstates.cli.options import LayoutName, ask_states
+from flowstates.cli.render import print_states, writing
+from flowstates.cli.terminal import output
+from flowstates.engine.pages import MOST_OF_A_PAGE
+from flowstates.filters import FlowRunStateFilter
+from flowstates.records import FlowRunState
+from flowstates.repository import FlowRunStateRepository
+
+_PAUSE = 1.0  # seconds
+_EVER = datetime.min.replace(tzinfo=UTC)
+_OVERLAP = timedelta(seconds=5)  # between two questions: what is committed later than that after its time is missed
+
+
+def follow_states(
+    url: str | None, layout: LayoutName | None, filter_of: Callable[[Lookup], Awaitable[FlowRunStateFilter]], *, first: int, json: bool
+) -> None:
+    """Prints the newest `first` states of a filter or, if it has a `since`, all of them, and then new ones as they come, until Ctrl-C."""
+    lines = Lines(output(), now=None)
+
+    async def work(states: FlowRunStateRepository, lookup: Lookup) -> None:
+        if not json:
+            with writing():
+                lines.print_header()
+        async for found in _new(states, await filter_of(lookup), await lookup.clock(), first):
+            if json:
+                print_states(found, json_lines=True)
+            else:
+                with writing():
+                    lines.print(found)
+
+    try:
+        ask_states(url, layout, work)
+    except KeyboardInterrupt:
+        return
+
+
+async def _new(states: FlowRunStateRepository, filter: FlowRunStateFilter, clock: datetime, first: int) -> AsyncIterator[Sequence[FlowRunState]]:
+    """The states that are there, and then the new ones, by the server's clock."""
+    begun = monotonic()
+    seen: dict[UUID, datetime] = {}
+    since, floor = filter.since, None
+    if since is None:
+        page = await states.read_flow_run_state_page(filter, limit=first, order="time", newest_first=True)
+        found = page.states[::-1]
+        seen = {state.id: state.timestamp for state in found}
+        # Those before the first that is shown are old, and not new.
+        floor = min(found[0].timestamp, clock) if page.next else None
+        since = clock - _OVERLAP
+        yield found
+    while True:
+        asked, cursor = clock + timedelta(seconds=monotonic() - begun), None
+        while True:
+            page = await states.read_flow_run_state_page(
+                filter.model_copy(update={"since": since}), limit=MOST_OF_A_PAGE, order="time", cursor=cursor
+            )
+            yield [state for state in page.states if state.id not in seen and (floor is None or state.timestamp >= floor)]
+            seen |= {state.id: state.timestamp for state in page.states}
+            if (cursor := page.next) is None:
+                break
+        since = max(asked - _OVERLAP, filter.since or _EVER)
+        seen = {id: time for id, time in seen.items() if time >= since}
+        await asyncio.sleep(_PAUSE)

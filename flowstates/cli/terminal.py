@@ -1,0 +1,43 @@
+"""Standard input and output as a person has them, or a pipe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+_WIDTH_OF_A_FILE = 1_000
+
+
+def output() -> Console:
+    """Standard output, as wide as the terminal is, or as COLUMNS says; a pipe or a file has room for all."""
+    return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _WIDTH_OF_A_FILE)
+
+
+def is_file(console: Console) -> bool:
+    """Whether it is a pipe or a file, which has room for all."""
+    return console.width >= _WIDTH_OF_A_FILE
+
+
+def can_ask() -> bool:
+    """Whether somebody is there who can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A Ctrl-C ends a wait for input in the block. asyncio would only note it, and the wait would go on."""
+    before = signal.getsignal(signal.SIGINT)
+    if before in (signal.SIG_IGN, None) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
