@@ -153,7 +153,7 @@ def _keep(text: str | None, names: list[str] | None) -> Keep | None:
             fields["newest"] = int(count)
         elif kind in ("first", "last") and not count:
             fields[kind] = True
-        elif kind.upper() in StateType and not count:
+        elif kind.upper() in StateType.__members__ and not count:
             fields["types"].append(kind.upper())
         elif text != "none":
             raise InvalidInputError("--keep", f"{word!r} is not first, last, last:N or a state type")
