@@ -208,7 +208,7 @@ def connection_of_the_module(loop: asyncio.AbstractEventLoop, layout_dsns: dict[
     loop.run_until_complete(connection.close())
 
 
-examples = settings(deadline=None, max_examples=400, suppress_health_check=list(HealthCheck))
+examples = settings(deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
 
 
 def assert_names(error: InvalidInputError, parameters: set[str]) -> None:

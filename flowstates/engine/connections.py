@@ -243,6 +243,8 @@ async def close_cursor(connection: AnyConnection, cursor: Cursor[asyncpg.Record]
         return
     try:
         await close(None)
+    except asyncpg.NoActiveSQLTransactionError:
+        pass  # the transaction has ended, and the cursor with it
     except _BROKEN:
         if not is_lost(connection):
             raise
