@@ -50,6 +50,15 @@ class Terminal:
         """What the terminal's user types."""
         os.write(self._ours, text.encode())
 
+    def interrupt(self) -> int:
+        """The exit code, after a Ctrl-C, or several: one that comes just before a wait for input is seen by that alone, and waits too."""
+        end = time.monotonic() + _SECONDS
+        while self._process.poll() is None:
+            assert time.monotonic() < end, f"it goes on: {self.text}"
+            self.type_in(CTRL_C)
+            time.sleep(0.2)
+        return self.end()
+
     def end(self) -> int:
         """The exit code, when it has ended."""
         end = time.monotonic() + _SECONDS

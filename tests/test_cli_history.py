@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from rich.console import Console
 
 from flowstates import FlowRunState, StateType
 from flowstates.cli.lines import Lines
 from flowstates.cli.render import print_history
-from flowstates.cli.terminal import output
 from flowstates.pictures.text import escape
+from tests.terminals import Terminal
 from tests.test_cli import BEGIN, ODD, plain_environment, process, run, state, url
 
 __all__ = ["plain_environment", "url"]  # fixtures
@@ -125,7 +126,7 @@ def test_nothing_is_lost_on_narrow_terminals(width: int, capsys: pytest.CaptureF
     assert "…" not in text
     for part in ("2030-01-31 12:00:00", "CANCELLING", "99d 00h", "the end"):
         assert part in text
-    Lines(output(), now=BEGIN).print(states)
+    Lines(Console(width=width), now=BEGIN).print(states)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     text = " ".join(lines)
     assert max(map(len, lines)) <= width
@@ -143,25 +144,29 @@ def test_a_terminal_of_no_columns_is_one_of_unknown_width(url: str) -> None:
     assert str(run_id) in process("list", run_id, COLUMNS="0").out
 
 
-def test_a_narrow_list_says_where_the_ids_are(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", [40, 119, 120, 160])
+def test_a_narrow_list_says_where_the_ids_are(columns: int, url: str) -> None:
     run_id = uuid4()
     id_ = run("create", run_id, "RUNNING", "--json").records[0]["id"]
     hint = "ids: a terminal of 120 columns, a pipe, or --json"
-    for columns in ("40", "80", "119", "120", "160", ""):  # the last is a pipe
-        monkeypatch.setenv("COLUMNS", columns)
-        for options in ((), ("--limit", 1)):
-            done = run("list", run_id, *options)
-            is_wide = not columns or int(columns) >= 120
-            assert (id_ in done.out) == is_wide
-            assert (done.out.splitlines()[-1] == hint) == (not is_wide)
-        assert hint not in run("list", run_id, "--json").out
+    for options in ((), ("--limit", 1)):
+        with Terminal("list", run_id, *options, columns=columns) as terminal:
+            assert terminal.end() == 0
+            assert (id_ in terminal.text) == (columns >= 120)
+            assert (" ".join(terminal.text.split()).endswith(hint)) == (columns < 120)
+        piped = run("list", run_id, *options).out
+        assert id_ in piped
+        assert hint not in piped
+    assert hint not in run("list", run_id, "--json").out
 
 
-def test_a_pipe_has_all_columns_and_no_width(url: str) -> None:
+def test_a_pipe_has_all_columns_and_no_width(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id, message = uuid4(), "why " * 39 + "so"
     id_ = run("create", run_id, "FAILED", "--name", "TimedOut", "--message", message, "--json").records[0]["id"]
+    monkeypatch.setenv("COLUMNS", "80")
     listed = run("list", run_id, "--limit", 1).out.splitlines()[-1]
     assert re.fullmatch(rf"{run_id} \S+ \S+ +now × FAILED     {id_} TimedOut      {message}", re.sub(r"\d+s ago", "now", listed))  # noqa: RUF001
+    monkeypatch.delenv("COLUMNS")
     history = run("list", run_id).out.splitlines()[4]
     assert re.fullmatch(rf"\S+ \S+  × FAILED  TimedOut +- +{id_}  {message}", history)  # noqa: RUF001
 

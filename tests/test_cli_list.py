@@ -73,19 +73,20 @@ def test_the_states_at_a_moment(stored: Stored) -> None:
     assert stored.run("list", *runs, "--as-of", "2020-01-31T12:04:00Z") == Done(1, "", "error: no such states\n")
 
 
-def test_a_run_alone_keeps_its_history_and_the_rest_are_lines(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+def test_a_run_alone_keeps_its_history_and_the_rest_are_lines(stored: Stored) -> None:
     assert stored.run("list", stored.one).out.startswith(f"run {stored.one}\n")
-    header, rule, *lines, _ = stored.run("list", stored.one, stored.two).out.splitlines()
+    with Terminal("list", stored.one, stored.two, *stored.options) as terminal:
+        assert terminal.end() == 0
+        header, rule, *lines, _ = terminal.text.splitlines()
     assert header.split() == ["run", "time", "(UTC)", "type"]
     assert set(rule.strip()) == {"─"}
     assert re.fullmatch(rf"{stored.two} 2030-01-31 12:15:00 +(in \d+[dy]|\d+[dy] ago) ► RUNNING", lines[6])
     assert lines[3] == "  Retrying"  # the name where it says more than the type
     assert len(lines) == 8 + 2
     assert max(map(len, lines)) <= 80
-    monkeypatch.setenv("COLUMNS", "160")
-    assert stored.run("list", stored.one, "--last", 1).out.splitlines()[0].split() == ["run", "time", "(UTC)", "type", "id", "message"]
-    monkeypatch.delenv("COLUMNS")
+    with Terminal("list", stored.one, "--last", 1, *stored.options, columns=160) as terminal:
+        assert terminal.end() == 0
+        assert terminal.text.splitlines()[0].split() == ["run", "time", "(UTC)", "type", "id", "message"]
     assert stored.run("list", stored.one, "--last", 1).out.splitlines()[0].split() == ["run", "time", "(UTC)", "type", "id", "name", "message"]
 
 

@@ -89,4 +89,4 @@ def test_the_wheel_works_alone_in_a_clean_environment(tmp_path: Path, own_dsn: s
     assert run(command, "migrate", *arguments) == ""
     state = json.loads(run(command, "create", RUN, "RUNNING", *arguments))
     assert [json.loads(line) for line in run(command, "list", RUN, *arguments).splitlines()] == [state]
-    assert json.loads(run(command, "delete", state["id"], *arguments))["deleted"] is True
+    assert json.loads(run(command, "delete", state["id"], "--yes", *arguments))["deleted"] is True

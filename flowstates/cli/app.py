@@ -43,7 +43,7 @@ app: typer.Typer = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 nothing there, a conflict, or a database that does not fit; 2 bad input;"
-    " 3 the database, or output that cannot be written; 4 more to prune.",
+    " 3 the database, or output that cannot be written; 4 more to prune; 130 Ctrl-C; 141 a reader of its output that went away, as head does.",
 )
 
 

@@ -53,7 +53,7 @@ def export_states(
         return await _write_states(states, filter, sys.stdout.buffer, skip=skip_unreadable)
 
     count, left_out = ask_states(database_url, layout, work)
-    more = f"; {left_out:,} that cannot be read are left out" if left_out else ""
+    more = f"; left out {left_out:,} that cannot be read" if left_out else ""
     print_error_line(("exported 1 state" if count == 1 else f"exported {count:,} states") + more)
     if left_out:
         raise typer.Exit(1)

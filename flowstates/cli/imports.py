@@ -8,6 +8,7 @@ import gzip
 import json as json_format
 import os
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -121,8 +122,8 @@ class _Import:
         try:
             with interruptible():
                 return next(batches, None)
-        except OSError as error:  # not the database's
-            raise InvalidInputError("FILE", f"cannot be read: {error.strerror}") from None
+        except (OSError, EOFError, zlib.error) as error:  # not the database's; the others are of compressed files
+            raise InvalidInputError("FILE", f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
     def _batches(self, lines: Iterable[bytes]) -> Iterator[_Batch]:
         batch: _Batch = []

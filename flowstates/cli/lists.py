@@ -130,7 +130,7 @@ def list_states(
         with exit_codes():
             print_states(found.states, json_lines=True)
     else:
-        now, console = datetime.now(UTC), output()
+        now, console = datetime.now(UTC), output(of_a_picture=is_history)
         if is_history:
             print_history(found.states, now=now)
         else:

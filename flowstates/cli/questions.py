@@ -77,7 +77,7 @@ def durations(
     if json:
         print_json_lines(json_format.dumps(_measured(time)) for time in found)
     else:
-        print_durations(Console(), found, begin, end, whole=is_file(output()))
+        print_durations(Console(), found, begin, end, whole=is_file(output(of_a_picture=True)))
 
 
 def counts(
@@ -115,7 +115,7 @@ def counts(
     if not any(any(count.counts.values()) for count in found):
         end_with_nothing(f"no {'runs' if occupancy else 'states'} {_from_to(begin, end)}")
     if not json:
-        print_counts(Console(), found, step, of_runs=occupancy, whole=is_file(output()))
+        print_counts(Console(), found, step, of_runs=occupancy, whole=is_file(output(of_a_picture=True)))
 
 
 def _from_to(begin: datetime, end: datetime) -> str:

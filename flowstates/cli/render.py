@@ -161,7 +161,7 @@ def print_slow_questions(slow: Sequence[SlowQuestion]) -> None:
 
 def print_history(states: Sequence[FlowRunState], *, now: datetime) -> None:
     """The states of one run, oldest first, with the time spent in each and a bar on one scale; `now` ends the last unless it is terminal."""
-    console = output()
+    console = output(of_a_picture=True)
     last = states[-1]
     spent = times_spent(states, now)
     console.print(Text(f"run {last.flow_run_id}\n", style="bold"))

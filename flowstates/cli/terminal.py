@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -14,9 +15,9 @@ from rich.console import Console
 _WIDTH_OF_A_FILE = 1_000
 
 
-def output() -> Console:
-    """Standard output, as wide as the terminal is, or as COLUMNS says; a pipe or a file has room for all."""
-    return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _WIDTH_OF_A_FILE)
+def output(*, of_a_picture: bool = False) -> Console:
+    """Standard output, as wide as the terminal is. A pipe or a file has room for all; there a picture keeps to COLUMNS, if that is set."""
+    return Console(width=None if sys.stdout.isatty() or (of_a_picture and os.environ.get("COLUMNS")) else _WIDTH_OF_A_FILE)
 
 
 def is_file(console: Console) -> bool:
@@ -31,13 +32,15 @@ def can_ask() -> bool:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """A Ctrl-C ends a wait for input in the block. asyncio would only note it, and the wait would go on."""
+    """A Ctrl-C ends a wait for input in the block, which is in a coroutine. asyncio would only note it, and the wait would go on."""
     before = signal.getsignal(signal.SIGINT)
     if before in (signal.SIG_IGN, None) or threading.current_thread() is not threading.main_thread():
         yield
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise KeyboardInterrupt  # it has been noted already
         yield
     finally:
         signal.signal(signal.SIGINT, before)
