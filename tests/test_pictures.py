@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from flowstates import FlowRunState, StateCount, StateType
-from flowstates.pictures.bars import print_counts
+from flowstates import FlowRunState, StateCount, StateType, TimeInState
+from flowstates.pictures.bars import print_counts, print_durations
 from flowstates.pictures.marks import LOOKS, mark_of
 from flowstates.pictures.strip import print_timeline
 from flowstates.pictures.text import first_line
-from flowstates.pictures.times import relative
+from flowstates.pictures.times import ago, relative
 from tests.test_cli import BEGIN, state
 
 
@@ -69,6 +69,20 @@ def test_how_long_ago(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "now"), (-0.9, "now"), (59, "59s ago"), (60, "1m ago"), (-3_700, "in 1h"), (7 * 86_400, "7d ago"), (999.9 * 86_400, "999d ago")],
+)
+def test_how_long_ago_in_short(seconds: float, text: str) -> None:
+    assert ago(BEGIN, BEGIN + timedelta(seconds=seconds)) == text
+
+
+def test_ages_are_short_too() -> None:
+    assert ago(datetime.min.replace(tzinfo=UTC), BEGIN) == "2030y ago"
+    assert ago(datetime.max.replace(tzinfo=UTC), BEGIN) == "in 7975y"
+    assert ago(BEGIN, BEGIN + timedelta(days=1_100)) == "3y ago"
+
+
+@pytest.mark.parametrize(
     ("message", "line"),
     [(None, ""), (" \n", ""), ("one", "one"), ("\none\ntwo", "one ..."), ("a\tb\x1b", "a\\tb\\x1b"), ("x" * 161, "x" * 160 + " ...")],
 )
@@ -98,6 +112,49 @@ def test_counts_have_bars_before_they_have_marks(types: int, header: str) -> Non
     lines = printed(terminal)
     assert header in lines[2]
     assert lines[-1].count("█") >= 12
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_numbers_of_counts_are_never_cut(width: int) -> None:
+    counts = [StateCount(BEGIN + timedelta(days=day), {type_: 10**9 * (n + 1) + day for n, type_ in enumerate(StateType)}) for day in range(3)]
+    terminal = console(width)
+    print_counts(terminal, counts, timedelta(days=1), of_runs=False)
+    lines = printed(terminal)
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+    numbers = [number for line in lines for number in re.findall(r"\d(?:,\d{3})+", line)]
+    assert sorted(numbers) == sorted(f"{number:,}" for count in counts for number in count.counts.values())
+    pipe = console(80)
+    print_counts(pipe, counts, timedelta(days=1), of_runs=False, whole=True)
+    assert [len(re.findall(r"\d(?:,\d{3})+", line)) for line in printed(pipe)[-3:]] == [9, 9, 9]
+
+
+# times
+
+
+@pytest.mark.parametrize(
+    ("width", "columns", "left_out"),
+    [
+        (30, ["total"], "longest, p50, p95, p99"),
+        (40, ["visits", "total"], "longest, p50, p95, p99"),
+        (60, ["visits", "total", "longest", "p95"], "p50, p99"),
+        (80, ["visits", "total", "longest", "p50", "p95", "p99"], ""),
+        (120, ["visits", "total", "longest", "p50", "p95", "p99"], ""),
+    ],
+)
+def test_numbers_of_durations_are_never_cut(width: int, columns: list[str], left_out: str) -> None:
+    lengths = {"total": 99_999, "longest": 1234, "p50": 345, "p95": 888, "p99": 1001}
+    times = [TimeInState(None, "CANCELLING", 10**9, *(timedelta(days=days, hours=3) for days in lengths.values()))]
+    shown = {"visits": "1,000,000,000"} | {name: f"{days}d 03h" for name, days in lengths.items()}
+    terminal, pipe = console(width), console(width)
+    print_durations(terminal, times, BEGIN, BEGIN)
+    text = " ".join(" ".join(printed(terminal)).split())
+    assert max(map(len, printed(terminal))) <= width
+    assert f"state {' '.join(columns)} " in text
+    assert [name for name, number in shown.items() if number in text] == columns
+    assert (f"no room for: {left_out}" in text) == bool(left_out)
+    print_durations(pipe, times, BEGIN, BEGIN, whole=True)
+    assert all(number in printed(pipe)[-1] for number in shown.values())
 
 
 # a history
