@@ -6,19 +6,13 @@ import asyncio
 import json
 import os
 import re
-import shlex
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -26,9 +20,8 @@ import pytest
 from typer.testing import CliRunner
 
 import flowstates
-from flowstates import FlowRunState, FlowRunStateConflictError, FlowStatesError, MigrationError, StateDetails, StateType, UnreadableRowError
+from flowstates import FlowRunState, FlowRunStateConflictError, MigrationError, StateDetails, StateType, UnreadableRowError
 from flowstates.cli.app import app
-from flowstates.cli.database import data_folder
 from flowstates.database.migrations import migration_script
 from flowstates.values import Layout
 
@@ -76,18 +69,6 @@ def url(dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The database that commands without an option take."""
     monkeypatch.setenv("FLOWSTATES_DATABASE_URL", dsn)
     return dsn
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder for an embedded server's data, which as root is one below /var/lib/flowstates."""
-    base = Path("/var/lib/flowstates") if os.geteuid() == 0 else None
-    if base:
-        base.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=base))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
 
 
 def execute(dsn: str, statement: str, *arguments: object) -> Any:
@@ -423,60 +404,6 @@ def test_the_password_is_never_printed(address: str) -> None:
     assert process("check", FLOWSTATES_DATABASE_URL=address).code in (2, 3)
 
 
-def test_ctrl_c_is_130(own_dsn: str) -> None:
-    execute(own_dsn, "create table flow_run_state (id int)")
-    code = f"""
-import signal, threading
-import flowstates
-from flowstates.cli import main
-async def wait(connection, **_):
-    # To the main thread, as a terminal's would wake it: another thread may be given a signal of the process, and nobody wakes up then.
-    threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, {int(signal.SIGINT)})).start()
-    await connection.fetchval("select pg_sleep(60)")
-flowstates.check = wait
-main()
-"""
-    done = process("check", "--database-url", own_dsn, code=code)
-    assert (done.code, done.out, done.err.strip()) == (130, "", "")
-
-
-@pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_reader_that_goes_away_ends_it_quietly(options: tuple[str, ...], url: str) -> None:
-    run_id = uuid4()
-    run("create", run_id, "RUNNING", "--data", json.dumps("x" * 100_000))
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-m", "flowstates.cli", "list", str(run_id), *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=write,
-        stderr=subprocess.PIPE,
-    )
-    os.close(write)
-    assert done.stderr == b""
-
-
-@pytest.mark.parametrize("arguments", [("list",), ("show", "--json"), ("export",), ("--help",), ("list", "--help"), ("--version",)])
-def test_output_that_cannot_be_written_is_3(arguments: tuple[str, ...], url: str) -> None:
-    id_ = run("create", uuid4(), "RUNNING", "--json").records[0]["id"]
-    command = ("show", str(id_), "--json") if arguments[0] == "show" else arguments
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "flowstates.cli", *command],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert (done.returncode, done.stderr) == (3, "error: cannot write the output: No space left on device\n")
-
-
-def test_closed_output_is_3(url: str) -> None:
-    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "flowstates.cli", "export"]
-    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (3, "error: cannot write the output: standard output is closed\n")
-
-
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "flowstates", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"flowstates {flowstates.__version__}\n"
@@ -521,130 +448,6 @@ def test_without_the_embedded_server_it_says_what_to_install() -> None:
 def test_the_library_does_not_load_the_command_line() -> None:
     code = "import sys, flowstates; print([name for name in sys.modules if name.startswith(('flowstates.cli', 'typer', 'rich'))])"
     assert process(code=code).out == "[]\n"
-
-
-# The embedded server
-
-
-def test_the_store_keeps_its_data(folder: Path) -> None:
-    run_id = uuid4()
-    store = folder / "data"
-    created = process("create", run_id, "RUNNING", "--json", "--database-url", "embedded:", FLOWSTATES_DATA=str(store))
-    assert (created.code, created.err) == (0, f"embedded server, data in {store}\n")
-    listed = process("list", run_id, "--json", "--database-url", f"embedded:{store}")
-    assert (listed.code, listed.out, listed.err) == (0, created.out, created.err)
-    assert process("list", run_id, "--json", FLOWSTATES_DATABASE_URL="embedded:", FLOWSTATES_DATA=str(store)).out == created.out
-    assert process("migrate", "--json", FLOWSTATES_DATABASE_URL=f"embedded:{store}").out == ""
-
-
-def test_a_store_in_the_home_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/dev/null")
-    done = run("list", "--database-url", "embedded:~/store")
-    assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("error: database_url: ")
-    assert "/dev/null" in done.err
-
-
-def test_a_store_that_cannot_be_is_bad_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "file").write_text("")
-    done = run("list", "--database-url", f"embedded:{folder / 'file'}")
-    assert done == Done(2, "", f"error: database_url: {folder / 'file'} is not a folder\n")
-    monkeypatch.setenv("FLOWSTATES_DATA", str(folder / "file"))
-    assert run("list", "--database-url", "embedded:") == Done(2, "", f"error: FLOWSTATES_DATA: {folder / 'file'} is not a folder\n")
-
-
-def test_a_store_that_is_busy_is_3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowstates.database.embedded._WAIT_SECONDS", 0.1)
-    with flowstates.embedded_postgres(folder):
-        done = run("list", "--database-url", f"embedded:{folder}")
-    assert done == Done(3, "", f"error: {folder} is open in another embedded server; close that one first\n")
-
-
-def test_the_default_store_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FLOWSTATES_DATA")
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert data_folder() == Path("/home/me/.local/share/flowstates")
-    monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert data_folder() == Path("/data/flowstates")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert data_folder() == Path("/var/lib/flowstates/data")
-    monkeypatch.setenv("FLOWSTATES_DATA", "/mine")
-    assert data_folder() == Path("/mine")
-
-
-# demo
-
-
-@pytest.mark.parametrize("environment", [{}, {"PGSERVICE": "nosuch", "PGHOST": "host.invalid", "DATABASE_URL": UNREACHABLE}])
-def test_the_demo_needs_nothing(environment: dict[str, str]) -> None:
-    done = process("demo", **environment)
-    assert (done.code, done.err) == (0, "embedded server, data in a temporary folder\n")
-    assert "AwaitingRetry" in done.out
-    assert [line.rpartition(" ")[2] for line in done.out.splitlines() if "delete_flow_run_state" in line] == ["True", "False"]
-
-
-def test_the_demo_leaves_nothing_in_a_database_of_the_users(own_dsn: str) -> None:
-    done = run("demo", "--database-url", own_dsn)
-    assert (done.code, done.err) == (0, "")
-    assert execute(own_dsn, "select count(*) from pg_class where relnamespace = 'public'::regnamespace") == 0
-
-
-def hints(done: Done) -> list[str]:
-    return [line.partition("flowstates ")[2] for line in done.out.partition("Nothing of this is left.")[2].splitlines() if line.startswith("  ")]
-
-
-def test_what_the_demo_says_works_next(own_dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLOWSTATES_DATA", str(folder / "data"))
-    url = ("--database-url", re.sub("(//[^:/@]*):[^/@]*@", r"\1@", own_dsn))
-    password = urlsplit(own_dsn).password
-    for arguments, env in (
-        ((), {}),
-        (url, {"PGPASSWORD": password} if password else {}),
-        ((), {"FLOWSTATES_DATABASE_URL": own_dsn}),
-        (("--database-url", f"embedded:{folder / 'other one'}"), {}),
-        ((), {"FLOWSTATES_DATABASE_URL": "embedded:"}),
-    ):
-        commands = [shlex.split(hint) for hint in hints(process("demo", *arguments, **env))]
-        if not arguments and not env:
-            assert commands.pop() == ["migrate", "--database-url", "postgresql://user@host/database"]
-        assert [command[0] for command in commands] == [*(["migrate"] if arguments or env else []), "create", "list"]
-        for command in commands:
-            assert process(*command, **env).code == 0, command
-
-
-def test_the_demo_shows_no_password(dsn: str) -> None:
-    address = dsn if urlsplit(dsn).password else dsn.replace("@", ":hunter2@", 1)
-    done = process("demo", "--database-url", address)
-    assert done.code == 0
-    assert (urlsplit(address).password or "") not in done.out + done.err
-    assert [hint.rpartition(" ")[2] for hint in hints(done)] == ["URL"] * 3
-
-
-def test_the_demos_help_says_where_it_is() -> None:
-    shown = process("demo", "--help").out
-    assert "temporary server" in shown
-    assert "FLOWSTATES_DATABASE_URL" in shown
-
-
-@pytest.mark.parametrize("layout", ["flowstates", "prefect"])
-def test_a_demo_that_fails_leaves_nothing_and_logs_nothing(
-    layout: Layout, layout_dsns: dict[Layout, str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(*_: object, **__: object) -> bool:
-        raise FlowStatesError("no")
-
-    monkeypatch.setattr("flowstates.FlowRunStateRepository.delete_flow_run_state", fail)
-    done = run("demo", "--database-url", layout_dsns[layout])
-    assert (done.code, done.out) == ((3, "") if layout == "flowstates" else (1, ""))
-    assert caplog.text == ""
-
-
-def test_the_demo_in_json(dsn: str) -> None:
-    *history, first, second = run("demo", "--database-url", dsn, "--json").records
-    assert len([FlowRunState.model_validate(record) for record in history]) == 7
-    assert (first["deleted"], second["deleted"], first["id"] == second["id"]) == (True, False, True)
 
 
 # The environment to run it in
