@@ -32,7 +32,7 @@ class FlowRunStateRepository:
     read raises UnreadableRowError for a row that does not fit its record. Errors of the server and of the connection are asyncpg's own.
 
     `timeout` is in seconds and for the whole call, waiting for a connection included; a call that takes longer raises TimeoutError, and one to which
-    no time is left sends nothing. On a pool it ends half a second later at the latest, also where the network passes nothing on: a connection
+    no time is left sends nothing. On a pool it ends a second later at the latest, also where the network passes nothing on: a connection
     that is still busy then is dropped, and the pool makes another. So does a call that is cancelled. On a connection of the caller's a statement
     ends at its timeout, and the next one waits until the server has let go of it; but the begin and the end of a transaction of the library's own
     (`create_flow_run_states`, a stream) are waited for, for as long as server and network take.

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.cursor import Cursor
-from asyncpg.pool import PoolConnectionProxy
+from asyncpg.pool import PoolAcquireContext, PoolConnectionProxy
 
 from flowstates.engine import queries
 from flowstates.errors import InvalidInputError
@@ -97,20 +97,32 @@ class Acquired:
         if self._pool is None:
             return
         if was_cut := isinstance(error, CUT):
-            # The server was asked to cancel what it does. It gets a moment to answer.
-            self._drop_in_a_moment()
-        try:
-            await self._acquiring.__aexit__(kind, error, trace)
-        except asyncio.CancelledError:
-            self._drop_in_a_moment()  # it is being given back all the same
-            raise
-        except _BROKEN:
-            if error is None and not self._was_dropped:
+            await self._give_back_soon(kind, error, trace)
+        else:
+            try:
+                await self._acquiring.__aexit__(kind, error, trace)
+            except asyncio.CancelledError:
+                self._drop_in_a_moment()  # it is being given back all the same
                 raise
+            except _BROKEN:
+                if error is None and not self._was_dropped:
+                    raise
         if self._watch is not None:
             self._watch.cancel()
         if self._was_dropped and not was_cut and isinstance(error, _BROKEN):
             raise TimeoutError from error
+
+    async def _give_back_soon(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        # The server was asked to cancel what it does. It gets a moment to answer.
+        try:
+            async with asyncio.timeout(2 * _GRACE):
+                if isinstance(self._acquiring, PoolAcquireContext):
+                    # asyncpg's own timeout comes first, since its older versions wait on where a connection is dropped from outside.
+                    await self._acquiring.pool.release(self._connection, timeout=_GRACE)
+                else:
+                    await self._acquiring.__aexit__(kind, error, trace)
+        except _BROKEN:
+            drop(self._connection)
 
     def _drop_in_a_moment(self) -> None:
         if self._watch is not None:
