@@ -75,10 +75,11 @@ async def test_two_streams_that_are_left_in_another_order(connection: Connection
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 async def test_a_transaction_of_the_callers_that_ends_in_the_block(connection: Connection, states: FlowRunStateRepository, end: str) -> None:
-    await connection.execute("begin")
+    own = connection.transaction()
+    await own.start()
     async with states.stream_flow_run_states(OF_RUN) as stream:
         await anext(stream)
-        await connection.execute(end)
+        await getattr(own, end)()
     assert await connection.fetchval(CURSORS) == 0
 
 
@@ -167,7 +168,7 @@ async def test_on_the_callers_connection_too(own_dsn: str, connection: Connectio
     for error in (None, ConsumerError):
         other = await asyncpg.connect(own_dsn, server_settings={"idle_in_transaction_session_timeout": IDLE})
         if is_in_transaction:
-            await other.execute("begin")
+            await other.transaction().start()
         try:
             async with FlowRunStateRepository(other).stream_flow_run_states(OF_RUN) as stream:
                 await anext(stream)
