@@ -78,11 +78,13 @@ async def server_to_torture(dsn: str | None) -> AsyncIterator[tuple[str, OwnServ
 
 async def torture(seconds: float, seed: int, dsn: str | None) -> int:
     work = Torture(seconds, seed)
-    async with server_to_torture(dsn) as (address, server):
-        await work.run(address, server)
-    for problem in work.problems:
-        print(problem, file=sys.stderr)  # noqa: T201 (a command prints)
-    print(f"seed {seed}: {work.report()}")  # noqa: T201
+    try:
+        async with server_to_torture(dsn) as (address, server):
+            await work.run(address, server)
+    finally:  # also when it is interrupted
+        for problem in work.problems:
+            print(problem, file=sys.stderr)  # noqa: T201 (a command prints)
+        print(f"seed {seed}: {work.report()}")  # noqa: T201
     return 1 if work.problems else 0
 
 
