@@ -20,7 +20,7 @@ import asyncpg
 from flowstates import FlowRunStateRepository, StateType, create_pool, embedded_postgres, migrate
 from tests.conftest import Connection, Pool
 from tests.proxy import Proxy
-from tests.writers import Writers, defaults
+from tests.writers import BROKEN, Writers, defaults
 
 
 @dataclass
@@ -117,7 +117,7 @@ async def read_only(target: Target, random: Random) -> None:
 
 
 async def migrations(target: Target, random: Random) -> None:
-    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # of a fault that lasts on
+    with suppress(*BROKEN):  # of a fault that lasts on
         applied = await asyncio.gather(migrate(target.pool, timeout=30), migrate(target.pool, timeout=30))
         assert not any(applied)
 
@@ -186,7 +186,7 @@ async def target(dsn: str, *, isolation: str, runs: int = 3, connections: int = 
         finally:
             try:
                 await asyncio.wait_for(pool.close(), 10)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (TimeoutError, *BROKEN):
                 pool.terminate()
 
 
@@ -206,7 +206,7 @@ async def writing(target: Target, random: Random, *, writers: int = 5) -> AsyncI
 
 async def _watch(target: Target, stop: asyncio.Event) -> None:
     while not stop.is_set():
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # of a crash, or before the tables are there
+        with suppress(*BROKEN):  # of a crash, or before the tables are there
             async with target.admin() as admin:
                 while not stop.is_set():
                     await target.writers.watch(admin)

@@ -75,7 +75,7 @@ def _container() -> Iterator[str]:
         os.environ.setdefault(name, value)
     from testcontainers.community.postgres import PostgresContainer
 
-    container = PostgresContainer(IMAGE, username="flowstates", password="flowstates", dbname="flowstates", driver=None)
+    container = PostgresContainer(IMAGE, username="flowstates", password="hunter2", dbname="flowstates", driver=None)
     container.ports["5432"] = ("127.0.0.1", None)  # type: ignore[assignment]  # what docker-py takes
     container.with_env("PGDATA", "/pgdata/d").with_tmpfs_mount("/pgdata").with_command("-c fsync=off")
     with container:

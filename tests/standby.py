@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -48,10 +48,16 @@ class Pair:
     async def caught_up(self) -> None:
         """Waits until the standby shows all that is committed on the primary."""
         primary, standby = await asyncpg.connect(self.primary), await asyncpg.connect(self.standby)
+
+        async def is_there(position: str) -> bool:
+            with suppress(asyncpg.SerializationError):  # what is replayed may cancel the question
+                return bool(await standby.fetchval("select pg_last_wal_replay_lsn() >= $1::text::pg_lsn", position))
+            return False
+
         try:
             position = await primary.fetchval("select pg_current_wal_insert_lsn()::text")
             end = time.monotonic() + _SECONDS
-            while not await standby.fetchval("select pg_last_wal_replay_lsn() >= $1::text::pg_lsn", position):
+            while not await is_there(position):
                 assert time.monotonic() < end, f"the standby does not come to {position}"
                 await asyncio.sleep(0.01)
         finally:

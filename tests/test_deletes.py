@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from flowstates import FlowRunState, FlowRunStateRepository, NewFlowRunState, StateType, UnexpectedStateError, create_pool
+from flowstates import ContentionError, FlowRunState, FlowRunStateRepository, NewFlowRunState, StateType, UnexpectedStateError, create_pool
 from flowstates.engine.connections import AnyConnection
 from tests.conftest import Pool
 from tests.schedules import LIMIT, schedule
@@ -209,7 +209,7 @@ async def test_each_way_races_appends_and_other_deletes(service: Pool, own_datab
                     newest.pop(run, None)
                     if error.current:
                         newest[run] = error.current
-                except (asyncpg.ForeignKeyViolationError, *UNDONE):
+                except (ContentionError, asyncpg.ForeignKeyViolationError, *UNDONE):
                     await asyncio.sleep(0.001)
 
         async def delete() -> None:

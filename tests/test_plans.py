@@ -161,7 +161,7 @@ PREFECTS_STUCK = Guard(MOVED | RUN_TYPE | ID, 2, a_row=A_RUN, generic=MOVED | RU
 PREFECTS_CURRENT = {
     "flow_run_ids": Guard(RUN | ID, 10, a_row=A_RUN),
     **cases("ids all", Guard(RUN | POINTS | ID, 20, a_row=A_RUN)),
-    "types": Guard(RUN_TYPE | ID | TYPE, a_row=A_RUN, generic=RUN_TYPE | RUN | ID | TYPE | ALL),
+    "types": Guard(RUN_TYPE | POINTS | ID | TYPE, a_row=A_RUN, generic=RUN_TYPE | POINTS | RUN | ID | TYPE | ALL),
     "open": Guard(RUN_TYPE | ID, 5, a_row=A_RUN, generic=RUN_TYPE | RUN | ID | TYPE | ALL | ALL_RUNS),
     "names": Guard(RUN_NAME | ID | NAME, a_row=A_RUN, generic=RUN_NAME | RUN_TYPE | RUN | ID | NAME | ALL | ALL_RUNS),
     "stuck": PREFECTS_STUCK,

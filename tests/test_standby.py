@@ -188,6 +188,7 @@ class Cancelling:
         while not stop.is_set():
             await self.once(primary)
         await primary.close()
+        await self._pair.caught_up()  # from here on nobody is cancelled
 
 
 @pytest.fixture

@@ -224,7 +224,9 @@ def test_ctrl_c_ends_an_import_that_waits_for_its_input(times: int, migrated: st
     assert count(migrated) == 1
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(line().encode())[:-9], gzip.compress(b"x" * 1000, mtime=0)[:15] + b"\xff" * 30])
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(line().encode(), mtime=0)[:-9], gzip.compress(b"x" * 1000, mtime=0)[:15] + b"\xff" * 30]
+)
 def test_a_broken_archive_is_bad_input(content: bytes, migrated: str, tmp_path: Path) -> None:
     file = tmp_path / "states.jsonl.gz"
     file.write_bytes(content)

@@ -33,6 +33,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ISOLATION = ("read committed", "repeatable read", "serializable")
 MIXED = "mixed"
 T = TypeVar("T")
+BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError, OSError)
+"""Whatever asyncpg raises of a server that fails or has gone; the last but one where the connection's end comes in two steps."""
 OF_THE_CONNECTION = ("08", "57P")  # the classes of errors after which the server may yet have committed
 
 
@@ -265,7 +267,7 @@ class Writers:
             if me is not None and me.cancelling():
                 raise
             return "unknown", None, cancelled
-        except (RolledBack, FlowStatesError, asyncpg.PostgresError, asyncpg.InterfaceError, InternalClientError, OSError, TimeoutError) as failed:
+        except (RolledBack, FlowStatesError, TimeoutError, *BROKEN) as failed:
             state = getattr(failed, "sqlstate", None) or "08"
             stored_nothing = isinstance(failed, FlowStatesError | RolledBack) or not state.startswith(OF_THE_CONNECTION)
             return "refused" if stored_nothing else "unknown", None, failed
