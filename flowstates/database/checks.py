@@ -13,9 +13,8 @@ from flowstates.database.mismatches import Mismatch
 from flowstates.database.pool import has_pooler
 from flowstates.engine import queries
 from flowstates.engine.connections import Acquired, AnyConnection, PoolOrConnection, ask
-from flowstates.errors import InvalidInputError
 from flowstates.records import StateType
-from flowstates.values import Layout, seconds
+from flowstates.values import Layout, one_of, seconds
 
 
 class _Table(NamedTuple):
@@ -100,8 +99,7 @@ async def check(
 
     `timeout` is in seconds, for all of it.
     """
-    if layout not in _LAYOUTS:
-        raise InvalidInputError("layout", f"is {layout!r}, not 'flowstates' or 'prefect'")
+    layout = one_of("layout", layout, "flowstates", "prefect")
     timeout = seconds(timeout)
     async with asyncio.timeout(timeout), Acquired(pool_or_connection, timeout) as connection:
         found = await _check_pooler(connection) + await _check_settings(connection)
