@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from random import Random
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
@@ -17,7 +17,16 @@ from uuid import UUID, uuid4
 import asyncpg
 from asyncpg.exceptions import InternalClientError
 
-from flowstates import CreateOutcome, FlowRunState, FlowRunStateRepository, FlowStatesError, NewFlowRunState, StateType
+from flowstates import (
+    CreateOutcome,
+    FlowRunState,
+    FlowRunStateRepository,
+    FlowRunStateRetention,
+    FlowStatesError,
+    Keep,
+    NewFlowRunState,
+    StateType,
+)
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import AnyConnection
 from tests.calls import Call, Create, Delete, Log, Outcome
@@ -27,7 +36,7 @@ from tests.stored import read_stored, wrong_rows
 from tests.transactions import Transaction, take_in_a_transaction
 
 Kind: TypeAlias = Literal[
-    "append", "nameless", "follow", "first", "typed", "bulk", "again", "other", "delete", "delete_many", "delete_run", "transaction"
+    "append", "nameless", "follow", "first", "typed", "bulk", "again", "other", "delete", "delete_many", "delete_run", "prune", "transaction"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ISOLATION = ("read committed", "repeatable read", "serializable")
@@ -46,7 +55,7 @@ class Step(NamedTuple):
 
 
 def random_steps(random: Random, steps: int) -> list[Step]:
-    weights = [6, 2, 8, 2, 3, 2, 2, 1, 3, 1, 0.3, 4]
+    weights = [6, 2, 8, 2, 3, 2, 2, 1, 3, 1, 0.3, 0.6, 4]
     kinds = random.choices(KINDS, weights, k=steps)
     return [Step(kind, random.randrange(100) if kind == "transaction" else min(int(random.expovariate(0.1)), 99)) for kind in kinds]
 
@@ -84,6 +93,7 @@ class Writers:
         self.seen: set[str] = set()
         """Problems that were seen meanwhile."""
         self._states = FlowRunStateRepository(pool)
+        self._retention = FlowRunStateRetention(pool)
         self._timeout = timeout
         self._patience = patience
         self._pause = pause
@@ -137,6 +147,8 @@ class Writers:
                 await self.delete(who, ids=[state.id for state in known[-1 - step.pick % 3 :]] + [uuid4()])
             case "delete_run":
                 await self.delete(who, runs=[run])
+            case "prune":
+                await self.prune(who, None if step.pick % 4 == 0 else Keep(first=bool(step.pick % 2), newest=step.pick % 8))
             case "transaction":
                 await self._transaction(who, run, chosen, step.pick)
 
@@ -202,6 +214,43 @@ class Writers:
         (call,), gone = await self._until_known(entries, ask)
         call.gone = frozenset(gone or ())
         self._forget(ids, runs)
+
+    async def prune(self, who: str, keep: Keep | None) -> None:
+        """One batch of all runs that are at their end."""
+        archived: set[UUID] = set()
+        gone: set[UUID] = set()
+        call = Delete()
+
+        def entries() -> list[Delete]:
+            nonlocal call
+            call = Delete(who=who)
+            archived.clear()
+            gone.clear()
+            return [call]
+
+        async def archive(states: list[FlowRunState]) -> None:
+            archived.clear()  # of a try that was undone
+            archived.update(state.id for state in states)
+            call.ids |= archived
+
+        async def ask() -> None:
+            try:
+                await self._retention.prune(
+                    before=datetime.now(UTC) + timedelta(days=1),
+                    keep=keep,
+                    batch_size=20,
+                    max_batches=1,
+                    archive=archive,
+                    on_batch=lambda _: gone.update(archived),
+                    timeout=self._timeout,
+                )
+            except (FlowStatesError, TimeoutError, *BROKEN):
+                if not gone:  # else only what comes after the batch failed
+                    raise
+
+        await self._until_known(entries, ask)
+        call.ids = call.gone = frozenset(gone)
+        self._forget(gone)
 
     async def _transaction(self, who: str, run: UUID, chosen: FlowRunState | None, pick: int) -> None:
         """Several statements; some have their number long before they come to the run."""
