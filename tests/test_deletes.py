@@ -17,6 +17,7 @@ from flowstates import ContentionError, FlowRunState, FlowRunStateRepository, Ne
 from flowstates.engine.connections import AnyConnection
 from tests.conftest import Pool
 from tests.schedules import LIMIT, schedule
+from tests.servers import POINT_AT_NEWEST
 from tests.stored import wrong_rows
 from tests.writers import ISOLATION, defaults, level
 
@@ -245,4 +246,34 @@ async def test_each_way_races_appends_and_other_deletes(service: Pool, own_datab
 
         await asyncio.gather(*[append(run) for run in runs * 2], delete(), delete(), delete_in_this_way(), watch())
         assert wrong == set()
+        assert await wrong_rows(pool) == []
+
+
+READ_WHOLE = "select sum(seq_scan)::int from pg_stat_xact_user_tables where relname in ('flow_run', 'flow_run_state')"
+MANY_RUNS = """
+insert into flow_run_state (type, name, flow_run_id, timestamp)
+select 'RUNNING', 'Running', md5(run::text)::uuid, '2024-01-01'::timestamptz + state * interval '1 s'
+  from generate_series(1, 4000) as run
+ cross join generate_series(1, 3) as state
+"""
+
+
+@pytest.mark.parametrize("table", ["flow_run_state", "flow_run"])
+async def test_a_delete_of_many_leaves_no_plan_behind_by_which_one_reads_a_table(own_database: str, table: str) -> None:
+    async with create_pool(own_database) as pool:
+        await pool.execute(MANY_RUNS)
+        await pool.execute(POINT_AT_NEWEST["flowstates"], None)
+        await pool.execute("vacuum analyze flow_run, flow_run_state")
+        async with pool.acquire() as connection:
+            # Enough that a plan for as many would read the table; of half of these runs the older states stay.
+            await connection.execute(
+                "delete from flow_run_state where timestamp > '2024-01-01 00:00:02' and flow_run_id < '80000000-0000-0000-0000-000000000000'"
+            )
+            await connection.execute("delete from flow_run where id < '40000000-0000-0000-0000-000000000000'")
+            key = "id" if table == "flow_run" else "flow_run_id"
+            run = await connection.fetchval("select id from flow_run limit 1")
+            async with connection.transaction():
+                before = await connection.fetchval(READ_WHOLE)  # of the session, as long as the server has not counted it
+                await connection.execute(f"delete from {table} where {key} = $1", run)
+                assert await connection.fetchval(READ_WHOLE) == before
         assert await wrong_rows(pool) == []

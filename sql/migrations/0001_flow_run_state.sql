@@ -64,7 +64,8 @@ create index ix_flow_run__state_type_state_timestamp_id on flow_run (state_type,
 -- After deletes of states, whoever sent them: their runs' rows let go of what went.
 create function follow_deleted_states() returns trigger language plpgsql set search_path = pg_catalog as $$
 declare
-    run_id uuid;
+    run_id  uuid;
+    emptied uuid[] := '{}';
 begin
     -- The tables are those beside the one that was deleted from; no temporary table takes their place. It holds until the function ends.
     perform set_config('search_path', quote_ident(tg_table_schema) || ', pg_temp', true);
@@ -78,25 +79,39 @@ begin
         return null;
     end if;
     -- Whoever changes a run's history updates the run's row, also where that stays as it is: a lock alone is not seen by a transaction whose
-    -- snapshot is older. In the order of ids, so that two of these do not lock each other out.
-    for run_id in select distinct flow_run_id from gone order by flow_run_id loop
+    -- snapshot is older. In the order of ids, so that two of these do not lock each other out. A plan is kept for deletes of any size: `offset 0`
+    -- lets all of them go from what went to the runs.
+    for run_id in
+        select run.id
+          from (select distinct flow_run_id from gone) as asked
+         cross join lateral (select id from flow_run where id = asked.flow_run_id offset 0) as run
+         order by run.id
+    loop
         update flow_run set state_id = flow_run.state_id where id = run_id;
     end loop;
+    if not found then
+        return null; -- they went in the same statement
+    end if;
     -- Queries of their own, as the first has waited: these see what it waited for.
-    update flow_run
-       set state_id = newest.id, state_type = newest.type, state_name = newest.name, state_timestamp = newest.timestamp
-      from gone
-     cross join lateral (
-           select id, type, name, timestamp
-             from flow_run_state
-            where flow_run_id = gone.flow_run_id
-            order by timestamp desc
-            limit 1) as newest
-     where flow_run.id = gone.flow_run_id
-       and flow_run.state_id = gone.id;
-    -- What points at a state that went even now has none left.
-    if exists (select from gone join flow_run on flow_run.id = gone.flow_run_id and flow_run.state_id = gone.id) then
-        delete from flow_run using gone where flow_run.id = gone.flow_run_id and flow_run.state_id = gone.id;
+    for run_id in
+        select run.id
+          from gone
+         cross join lateral (select id from flow_run where id = gone.flow_run_id and state_id = gone.id offset 0) as run
+    loop
+        update flow_run
+           set state_id = newest.id, state_type = newest.type, state_name = newest.name, state_timestamp = newest.timestamp
+          from (select id, type, name, timestamp
+                  from flow_run_state
+                 where flow_run_id = run_id
+                 order by timestamp desc
+                 limit 1) as newest
+         where flow_run.id = run_id;
+        if not found then
+            emptied := emptied || run_id;
+        end if;
+    end loop;
+    if emptied <> '{}' then
+        delete from flow_run where id = any (emptied);
     end if;
     return null;
 end
@@ -120,8 +135,8 @@ begin
         end if;
         return null;
     end if;
-    if exists (select from gone join flow_run_state on flow_run_state.flow_run_id = gone.id) then
-        delete from flow_run_state using gone where flow_run_state.flow_run_id = gone.id;
+    if exists (select from gone cross join lateral (select from flow_run_state where flow_run_id = gone.id limit 1) as state) then
+        delete from flow_run_state where flow_run_id = any (array (select id from gone));
     end if;
     return null;
 end
