@@ -165,7 +165,7 @@ def test_ctrl_c_at_a_terminal_that_is_to_be_imported(own_dsn: str) -> None:
     run("migrate", "--database-url", own_dsn)
     with Terminal("import", "-", "--database-url", own_dsn) as terminal:
         terminal.until("━")  # the bar
-        assert terminal.interrupt() == 130
+        assert terminal.interrupt() in (130, -signal.SIGINT)  # of a second one, which comes when Python is ending
         assert "Traceback" not in terminal.text
 
 
