@@ -94,6 +94,7 @@ async def test_what_our_writes_rest_on_is_named(connection: Connection, change: 
     assert [mismatch.where for mismatch in await check(connection)] == [where]
 
 
+HEAD = "returns trigger language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off"
 STRANGE = "create function strange() returns trigger language plpgsql as 'begin return new; end'; "
 OURS = "tr_flow_run_state__delete of flow_run_state"
 DELETES = "after delete on flow_run_state referencing old table as gone for each statement execute function follow_deleted_states()"
@@ -126,14 +127,12 @@ DELETES = "after delete on flow_run_state referencing old table as gone for each
             "before insert or delete on flow_run_state for each row when (...) execute function strange(...)",
         ),
         (
-            "create or replace function follow_deleted_states() returns trigger language plpgsql set search_path = pg_catalog"
-            " as 'begin return null; end'",
+            f"create or replace function follow_deleted_states() {HEAD} as 'begin return null; end'",
             "function follow_deleted_states",
             "another",
         ),
         (
-            "create schema other; create function other.follow_deleted_states() returns trigger language plpgsql set search_path = pg_catalog"
-            " as 'begin return null; end';"
+            f"create schema other; create function other.follow_deleted_states() {HEAD} as 'begin return null; end';"
             f"create or replace trigger tr_flow_run_state__delete {DELETES.replace('follow', 'other.follow')}",
             "function follow_deleted_states",
             "another",
@@ -141,12 +140,12 @@ DELETES = "after delete on flow_run_state referencing old table as gone for each
         (
             "alter function follow_deleted_runs() reset search_path",
             "function follow_deleted_runs",
-            "returns trigger language plpgsql",
+            "returns trigger language plpgsql set enable_seqscan = off",
         ),
         (
             "alter function follow_deleted_runs() security definer",
             "function follow_deleted_runs",
-            "returns trigger language plpgsql security definer set search_path = pg_catalog",
+            HEAD.replace("set", "security definer set", 1),
         ),
         ("set session_replication_role = replica", "setting session_replication_role", "replica"),
         ("alter table flow_run enable row level security", "row level security of flow_run", "on"),

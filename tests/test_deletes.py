@@ -277,3 +277,71 @@ async def test_a_delete_of_many_leaves_no_plan_behind_by_which_one_reads_a_table
                 await connection.execute(f"delete from {table} where {key} = $1", run)
                 assert await connection.fetchval(READ_WHOLE) == before
         assert await wrong_rows(pool) == []
+
+
+async def test_a_delete_of_many_does_not_go_by_a_plan_for_small_tables(own_database: str) -> None:
+    async with create_pool(own_database) as pool, pool.acquire() as connection:
+        states, runs = FlowRunStateRepository(connection), [uuid4() for _ in range(300)]
+        first = await states.create_flow_run_state(uuid4(), PENDING)
+        await states.create_flow_run_state(first.flow_run_id, RUNNING)
+        await connection.execute("vacuum analyze flow_run")  # it has one page now, which one reads whole
+        await connection.execute("vacuum analyze flow_run_state")
+        await states.delete_flow_run_state(first.id)
+        await states.create_flow_run_states([NewFlowRunState(flow_run_id=run, type=type_) for run in runs for type_ in (PENDING, RUNNING)])
+        async with connection.transaction():
+            before = await connection.fetchval(READ_WHOLE)
+            await states.delete_flow_run_states(flow_run_ids=runs)
+            assert await connection.fetchval(READ_WHOLE) <= before + 1  # the delete itself may
+
+
+PUT_BACK = {
+    "a state": (
+        "with gone as (delete from flow_run_state where id = $1 returning *)"
+        " insert into flow_run_state (id, type, timestamp, name, message, flow_run_id, transaction)"
+        " select id, type, timestamp, name, 'other words', flow_run_id, transaction from gone"
+    ),
+    "a run's row": ("with gone as (delete from flow_run where state_id = $1 returning *) insert into flow_run select * from gone"),
+}
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("what", PUT_BACK)
+async def test_what_a_statement_deletes_and_puts_back_is_there(service: Pool, isolation: str, what: str) -> None:
+    run = await a_run(service)
+    async with service.acquire() as connection, connection.transaction(isolation=level(isolation)):
+        await connection.execute(PUT_BACK[what], run[-1].id)
+    states = FlowRunStateRepository(service)
+    assert [state.id for state in await states.read_flow_run_states(run[0].flow_run_id)] == [state.id for state in run]
+    current = await states.read_current_flow_run_state(run[0].flow_run_id)
+    assert current is not None
+    assert current.id == run[-1].id
+    assert current.message == ("other words" if what == "a state" else None)
+    assert await wrong_rows(service) == []
+
+
+@pytest.mark.parametrize("type_", ["uuid", "text", "int8", "flow_run", "flow_run_state"])
+async def test_nothing_temporary_takes_a_place_in_the_triggers(service: Pool, own_database: str, type_: str) -> None:
+    """They run with the rights of the tables' owner where a cascade deletes."""
+    run = await a_run(service)
+    made = f"temp table {type_} (x int)" if type_.startswith("flow") else f"domain pg_temp.{type_} as pg_catalog.{type_} check (false)"
+    connection = await asyncpg.connect(own_database)
+    await connection.execute(f"create {made}")
+    await connection.execute("delete from service where id = $1", run[0].flow_run_id)
+    await connection.close()
+    assert await FlowRunStateRepository(service).read_flow_run_states(run[0].flow_run_id) == []
+    assert await wrong_rows(service) == []
+
+
+@pytest.mark.parametrize(("way", "event"), [*product([one, many, by_sql], ["update", "delete"]), (of_the_run, "delete"), (by_a_cascade, "delete")])
+async def test_a_delete_whose_runs_row_is_kept_back_is_an_error(service: Pool, way: Delete, event: str) -> None:
+    run = (await a_run(service, 3 if event == "update" else 1))[-1]
+    await service.execute(
+        "create function nothing() returns trigger language plpgsql as $$ begin return null; end $$;"
+        f"create trigger nothing before {event} on flow_run for each row execute function nothing()"
+    )
+    async with service.acquire() as connection:
+        with pytest.raises(asyncpg.RaiseError, match="flow_run") as caught:
+            await way(connection, run)
+        assert "row level security" in (caught.value.hint or "")
+        assert run in await FlowRunStateRepository(connection).read_flow_run_states(run.flow_run_id)
+        assert await wrong_rows(connection) == []

@@ -61,3 +61,14 @@ async def test_rows_that_security_hides_are_no_race(writer: Connection) -> None:
     assert "security" in str(caught.value)
     await writer.execute("reset role")
     assert [state.type for state in await states.read_flow_run_states(run)] == [StateType.PENDING]
+
+
+async def test_a_delete_that_may_not_move_the_runs_row_is_an_error(writer: Connection) -> None:
+    states, run = FlowRunStateRepository(writer), uuid4()
+    first, second = [await states.create_flow_run_state(run, "RUNNING") for _ in range(2)]
+    await secure(writer, "alter table flow_run enable row level security; create policy look on flow_run for select to writer using (true)")
+    for id_ in (second.id, first.id):
+        with pytest.raises(asyncpg.RaiseError) as caught:
+            await states.delete_flow_run_states(flow_run_state_ids=[id_, second.id])
+        assert "row level security" in (caught.value.hint or "")
+    assert await states.read_flow_run_states(run) == [first, second]

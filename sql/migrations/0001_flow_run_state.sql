@@ -61,13 +61,16 @@ create table flow_run (
 -- The runs in a state, by the time since when; those that moved in a window.
 create index ix_flow_run__state_type_state_timestamp_id on flow_run (state_type, state_timestamp, id);
 
--- After deletes of states, whoever sent them: their runs' rows let go of what went.
-create function follow_deleted_states() returns trigger language plpgsql set search_path = pg_catalog as $$
+-- After deletes of states, whoever sent them: their runs' rows let go of what went. No temporary object comes before those that are meant, as a
+-- cascade runs this with the rights of the tables' owner. A plan is kept for all sizes of the tables and of what is deleted: without sequential
+-- scans, and with `offset 0`, it goes from what went to the runs by their ids.
+create function follow_deleted_states() returns trigger language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
     run_id  uuid;
     emptied uuid[] := '{}';
+    rows    bigint;
 begin
-    -- The tables are those beside the one that was deleted from; no temporary table takes their place. It holds until the function ends.
+    -- The tables are those beside the one that was deleted from. It holds until the function ends.
     perform set_config('search_path', quote_ident(tg_table_schema) || ', pg_temp', true);
     if tg_op = 'TRUNCATE' then
         -- It takes what the transaction's snapshot does not have, too. Where that is kept, a delete would leave the rows of newer runs.
@@ -79,8 +82,7 @@ begin
         return null;
     end if;
     -- Whoever changes a run's history updates the run's row, also where that stays as it is: a lock alone is not seen by a transaction whose
-    -- snapshot is older. In the order of ids, so that two of these do not lock each other out. A plan is kept for deletes of any size: `offset 0`
-    -- lets all of them go from what went to the runs.
+    -- snapshot is older. In the order of ids, so that two of these do not lock each other out.
     for run_id in
         select run.id
           from (select distinct flow_run_id from gone) as asked
@@ -106,12 +108,20 @@ begin
                  order by timestamp desc
                  limit 1) as newest
          where flow_run.id = run_id;
-        if not found then
-            emptied := emptied || run_id;
+        continue when found;
+        if exists (select from flow_run_state where flow_run_id = run_id) then
+            raise exception 'flow_run goes on to name a deleted state of run %', run_id
+                using hint = 'a trigger on flow_run or row level security keeps its row back';
         end if;
+        emptied := emptied || run_id;
     end loop;
-    if emptied <> '{}' then
+    if cardinality(emptied) > 0 then
         delete from flow_run where id = any (emptied);
+        get diagnostics rows = row_count;
+        if rows < cardinality(emptied) then
+            raise exception 'flow_run keeps the rows of % runs that have no state left', cardinality(emptied) - rows
+                using hint = 'a trigger on flow_run or row level security keeps them back';
+        end if;
     end if;
     return null;
 end
@@ -122,8 +132,9 @@ create trigger tr_flow_run_state__delete after delete on flow_run_state
 create trigger tr_flow_run_state__truncate after truncate on flow_run_state
     for each statement execute function follow_deleted_states();
 
--- After deletes of runs' rows: a state without its run's row would be followed by nothing, so it goes too.
-create function follow_deleted_runs() returns trigger language plpgsql set search_path = pg_catalog as $$
+-- After deletes of runs' rows: a state without its run's row would be followed by nothing, so it goes too. A row that the same statement has put
+-- back keeps its states.
+create function follow_deleted_runs() returns trigger language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
     perform set_config('search_path', quote_ident(tg_table_schema) || ', pg_temp', true);
     if tg_op = 'TRUNCATE' then
@@ -136,7 +147,12 @@ begin
         return null;
     end if;
     if exists (select from gone cross join lateral (select from flow_run_state where flow_run_id = gone.id limit 1) as state) then
-        delete from flow_run_state where flow_run_id = any (array (select id from gone));
+        delete from flow_run_state
+         where flow_run_id = any (array (
+               select gone.id
+                 from gone
+                 left join lateral (select id from flow_run where id = gone.id offset 0) as run on true
+                where run.id is null));
     end if;
     return null;
 end
