@@ -13,7 +13,7 @@ from flowstates.engine.execution import Execution
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, checked_filter
 from flowstates.records import StateType
-from flowstates.values import Layout, one_of, shown, utc_time
+from flowstates.values import Layout, flag, one_of, shown, utc_time
 
 MOST_BUCKETS = 100_000
 _MICROSECOND = timedelta(microseconds=1)
@@ -88,7 +88,7 @@ class FlowRunStateAnalytics:
         clock = None if now is None else utc_time("now", now).isoformat()
         window = since.isoformat(), until.isoformat()
         rows = await self._execution.rows_of_runs(
-            "measure_time_in_states", *window, clock, by, str(bool(per_run)).lower(), types, names, flow_run_ids=runs, timeout=timeout
+            "measure_time_in_states", *window, clock, by, str(flag("per_run", per_run)).lower(), types, names, flow_run_ids=runs, timeout=timeout
         )
         return [
             TimeInState(None if run is None else UUID(run), key, int(visits), *(int(length) * _MICROSECOND for length in lengths))
@@ -145,7 +145,7 @@ class FlowRunStateAnalytics:
         if not ticks:
             return []
         window = since.isoformat(), (since + ticks[-1]).isoformat(), _interval(min(step, until - since))
-        asked = str(bool(terminal)).lower()
+        asked = str(flag("terminal", terminal)).lower()
         rows = await self._execution.rows_of_runs("count_occupancy", *window, asked, flow_run_ids=runs, timeout=timeout)
         changes: defaultdict[int, list[tuple[StateType, int]]] = defaultdict(list)
         for tick, type_, runs_more in rows:

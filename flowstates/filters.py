@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, StrictBool
 from pypika import Criterion, Field, Parameter, Query, Table
 
 from flowstates.errors import InvalidInputError
@@ -40,8 +40,8 @@ class FlowRunStateFilter(Input):
     names: tuple[InputText, ...] | None = None
     since: FilterTime | None = None
     until: FilterTime | None = None
-    terminal: bool | None = None
-    current: bool = False
+    terminal: StrictBool | None = None
+    current: StrictBool = False
 
     def asked_types(self) -> list[StateType]:
         """The types that `types` and `terminal` let through, in the order of the enum."""

@@ -16,7 +16,7 @@ from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter, array_of, checked_filter
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
-from flowstates.values import Layout, one_of, shown, to_uuid, utc_time
+from flowstates.values import Layout, flag, one_of, shown, to_uuid, utc_time
 
 
 class FlowRunStateRepository:
@@ -128,7 +128,7 @@ class FlowRunStateRepository:
         if not _is_count(limit) or limit > MOST_OF_A_PAGE:
             raise InvalidInputError("limit", f"is {shown(limit)}, not a number from 1 to {MOST_OF_A_PAGE:,}")
         order = one_of("order", order, "run", "time")
-        return await read_page(self._execution, filter, limit, order, newest_first, cursor, timeout=timeout)
+        return await read_page(self._execution, filter, limit, order, flag("newest_first", newest_first), cursor, timeout=timeout)
 
     def stream_flow_run_states(
         self,

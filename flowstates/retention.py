@@ -15,7 +15,7 @@ from flowstates.engine.execution import Execution
 from flowstates.engine.pruning import Keep, OldestRun, Pace, Pass, Policy, PruneReport
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
 from flowstates.records import FlowRunState, StateType, TypeName
-from flowstates.values import Layout, seconds, utc_time
+from flowstates.values import Layout, flag, seconds, utc_time
 
 __all__ = ["FlowRunStateRetention", "Keep", "OldestRun", "PruneReport"]
 
@@ -73,7 +73,7 @@ class FlowRunStateRetention:
 
         On our own tables a pass reads what it deletes; with `keep` also the histories of all runs that are old enough, thinned before or not.
         """
-        timeout = seconds(timeout)
+        timeout, dry_run = seconds(timeout), flag("dry_run", dry_run)
         policy = self._policy(types, keep, artifacts)
         pace = _pace(batch_size, max_batches, pause, max_lag)
         _check_age(older_than, before)
@@ -96,7 +96,7 @@ class FlowRunStateRetention:
                     begin,
                     cursor=cursor,
                     archive=archived,
-                    dry_run=bool(dry_run),
+                    dry_run=dry_run,
                     has_time_limit=statement_timeout != "0",
                 )
                 return await one.run(on_batch)
@@ -110,14 +110,14 @@ class FlowRunStateRetention:
                 "whole runs are Prefect's to delete: its own vacuum does, with PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED=events,flow_runs and"
                 " PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD; with `keep` histories are thinned here"
             )
-        if artifacts and not is_prefect:
+        if flag("artifacts", artifacts) and not is_prefect:
             raise InvalidInputError("artifacts", "are Prefect's")
         asked = _types(types)
         if is_prefect and not all(type_.is_terminal for type_ in asked):
             raise InvalidInputError(
                 "types", "are to be terminal on Prefect's tables: its rules look at the earlier states of a run that is not at its end"
             )
-        return Policy(asked, None if keep is None else keep.checked(), bool(artifacts))
+        return Policy(asked, None if keep is None else keep.checked(), artifacts)
 
 
 def _types(types: Iterable[StateType | TypeName] | None) -> tuple[StateType, ...]:

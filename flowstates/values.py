@@ -76,6 +76,13 @@ def one_of(field: str, value: object, *choices: Choice) -> Choice:
     raise InvalidInputError(field, f"is {shown(value)}, not {' or '.join(map(repr, choices))}")
 
 
+def flag(field: str, value: object) -> bool:
+    """A value that is True or False; InvalidInputError for anything else, as any text that is not empty would be true."""
+    if isinstance(value, bool):
+        return value
+    raise InvalidInputError(field, f"is {shown(value)}, not True or False")
+
+
 def _storable_text(value: str) -> str:
     if "\x00" in value:
         raise ValueError("holds a NUL character, which PostgreSQL cannot store")

@@ -400,6 +400,14 @@ async def test_an_archive_that_fails_undoes_its_batch(own_pool: Pool) -> None:
     assert await lengths(own_pool, runs) == [0, 4]
 
 
+async def test_an_archive_that_is_not_async_is_refused(own_pool: Pool) -> None:
+    runs, taken = await make(own_pool, 1), list[object]()
+    with pytest.raises(InvalidInputError, match="not async") as caught:
+        await FlowRunStateRetention(own_pool).prune(older_than=DAY, archive=taken.append)  # type: ignore[arg-type]
+    assert caught.value.field == "archive"
+    assert await lengths(own_pool, runs) == [4]
+
+
 async def test_in_a_transaction_of_the_callers_all_of_it_is(own_pool: Pool) -> None:
     runs = await make(own_pool, 3)
     async with own_pool.acquire() as connection:

@@ -20,6 +20,7 @@ from flowstates import (
     FlowRunStateAnalytics,
     FlowRunStateFilter,
     FlowRunStateRepository,
+    FlowRunStateRetention,
     InvalidInputError,
     Layout,
     NewFlowRunState,
@@ -105,6 +106,17 @@ async def test_a_create_takes_texts_and_dicts_and_expects_types_by_their_names(d
             await states.create_flow_run_state(run, "RUNNING", expected=["PENDING", FAILED])
 
 
+async def test_transitions_take_types_and_their_names() -> None:
+    of_types: dict[StateType, list[StateType]] = {PENDING: [RUNNING]}
+    of_types_and_none: dict[StateType | None, tuple[StateType, ...]] = {None: (PENDING,)}
+    pool = create_pool()
+    FlowRunStateRepository(pool, transitions=of_types)
+    FlowRunStateRepository(pool, transitions=of_types_and_none)
+    FlowRunStateRepository(pool, transitions={"PENDING": ["RUNNING"]})
+    FlowRunStateRepository(pool, transitions={None: ("PENDING",), "PENDING": {"RUNNING"}})
+    FlowRunStateRepository(pool, transitions={None: [PENDING], "PENDING": ["RUNNING", FAILED]})
+
+
 # fmt: off
 WRONG: list[tuple[str, Callable[[FlowRunStateRepository], object]]] = [
     ("flow_run_ids", lambda _: FlowRunStateFilter(flow_run_ids=[1])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
@@ -118,6 +130,8 @@ WRONG: list[tuple[str, Callable[[FlowRunStateRepository], object]]] = [
     ("names", lambda _: FlowRunStateFilter(names=[1])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     ("since", lambda _: FlowRunStateFilter(since=1709640000)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("terminal", lambda _: FlowRunStateFilter(terminal="perhaps")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("terminal", lambda _: FlowRunStateFilter(terminal="yes")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("current", lambda _: FlowRunStateFilter(current="no")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("type", lambda _: FlowRunStateFilter(type="RUNNING")),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     ("flow_run_id", lambda _: NewFlowRunState(flow_run_id=1, type="RUNNING")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("flow_run_id", lambda _: NewFlowRunState(type="RUNNING")),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -131,6 +145,13 @@ WRONG: list[tuple[str, Callable[[FlowRunStateRepository], object]]] = [
     ("flow_run_id", lambda states: states.create_flow_run_state(1, "RUNNING")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("expected", lambda states: states.create_flow_run_state(RUN, "RUNNING", expected={"RUNING"})),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("expected", lambda states: states.create_flow_run_state(RUN, "RUNNING", expected=["RUNNING", RUN])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    ("newest_first", lambda states: states.read_flow_run_state_page(newest_first="no")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("per_run", lambda _: FlowRunStateAnalytics(create_pool()).measure_time_in_states(since=NOON, until=NOON, per_run="no")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("dry_run", lambda _: FlowRunStateRetention(create_pool()).prune(before=NOON, dry_run="no")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("data", lambda _: check(create_pool(), data="no")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("transaction_pooling", lambda _: create_pool(transaction_pooling="no")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("transitions", lambda _: FlowRunStateRepository(create_pool(), transitions={"RUNING": ["RUNNING"]})),  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+    ("transitions", lambda _: FlowRunStateRepository(create_pool(), transitions={None: ["RUNING"]})),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     ("order", lambda states: states.read_flow_run_state_page(order="name")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("filter", lambda states: states.count_flow_run_states({"types": ["RUNNING"]})),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("layout", lambda _: FlowRunStateRepository(create_pool(), layout="prefct")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

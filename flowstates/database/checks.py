@@ -14,7 +14,7 @@ from flowstates.database.pool import has_pooler
 from flowstates.engine import queries
 from flowstates.engine.connections import Acquired, AnyConnection, PoolOrConnection, ask
 from flowstates.records import StateType
-from flowstates.values import Layout, one_of, seconds
+from flowstates.values import Layout, flag, one_of, seconds
 
 
 class _Table(NamedTuple):
@@ -100,6 +100,7 @@ async def check(
     `timeout` is in seconds, for all of it.
     """
     layout = one_of("layout", layout, "flowstates", "prefect")
+    data = flag("data", data)
     timeout = seconds(timeout)
     async with asyncio.timeout(timeout), Acquired(pool_or_connection, timeout) as connection:
         found = await _check_pooler(connection) + await _check_settings(connection)

@@ -10,6 +10,7 @@ import asyncpg
 from flowstates.database.addresses import read_address
 from flowstates.engine import queries
 from flowstates.errors import InvalidInputError
+from flowstates.values import flag
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -42,7 +43,7 @@ def create_pool(dsn: str | None = None, *, transaction_pooling: bool = False, **
     if dsn is not None:
         dsn, options = read_address(dsn)
         asyncpg_options = {**options, **asyncpg_options}
-    if transaction_pooling and asyncpg_options.setdefault("statement_cache_size", 0) != 0:
+    if flag("transaction_pooling", transaction_pooling) and asyncpg_options.setdefault("statement_cache_size", 0) != 0:
         raise InvalidInputError("statement_cache_size", "is not 0, and transaction_pooling=True keeps no statements: leave one of the two out")
     if "statement_cache_size" not in asyncpg_options:
         asyncpg_options["init"] = _refuse_pooler(asyncpg_options.get("init"))

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from types import EllipsisType
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from flowstates.engine.execution import Argument, Execution
@@ -24,7 +24,15 @@ Expected: TypeAlias = UUID | str | Sequence[StateType | TypeName] | Set[StateTyp
 """What a run's current state must be: the one of an id, one of some types, none (None), or anything (...)."""
 
 _Followers: TypeAlias = Iterable[StateType | TypeName]
-Transitions: TypeAlias = Mapping[StateType | None, _Followers] | Mapping[StateType | TypeName | None, _Followers]
+
+
+class _Items(Protocol):
+    """A mapping whose keys are all of one of the kinds: a Mapping's keys are invariant."""
+
+    def items(self) -> Iterable[tuple[StateType | TypeName | None, _Followers]]: ...
+
+
+Transitions: TypeAlias = Mapping[StateType | TypeName | None, _Followers] | _Items
 """The types that may follow each type, and under None those with which a run may begin."""
 
 _TRIES = 5

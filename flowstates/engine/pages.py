@@ -43,8 +43,8 @@ async def read_page(
     timeout: float | None,
 ) -> FlowRunStatePage:
     """The page after or before the cursor's position, the first without a cursor. An empty page has no cursors."""
-    question = f"{execution.layout} {order} {bool(newest_first)} {_canonical(filter)}"
-    start = Cursor(_end(order, bool(newest_first), filter), backwards=False) if cursor is None else cursors.decode(cursor, question)
+    question = f"{execution.layout} {order} {newest_first} {_canonical(filter)}"
+    start = Cursor(_end(order, newest_first, filter), backwards=False) if cursor is None else cursors.decode(cursor, question)
     is_current = filter is not None and filter.current
     kind: str = f"current_{order}" if is_current else order
     # One more than the page holds tells whether there is another page.
@@ -60,7 +60,7 @@ async def read_page(
             kind, arguments = "current_type", (*arguments, str(types[0]))
         else:
             arguments = (*arguments, array_of(types))
-    descending = "_descending" if bool(newest_first) != start.backwards else ""
+    descending = "_descending" if newest_first != start.backwards else ""
     found = await execution.many(f"read_flow_run_state_page.{kind}{descending}", *arguments, filter=filter, timeout=timeout)
     is_more, states = len(found) > limit, found[:limit]
     if start.backwards:

@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from inspect import isawaitable
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from flowstates.engine import cursors, queries
 from flowstates.engine.archives import Archive
@@ -41,8 +42,8 @@ class Keep(Input):
     `first` is the run's first state, `last` its last by time, `newest` a number of its last ones; `types` and `names` are of the states.
     """
 
-    first: Annotated[bool, Field(strict=True)] = False
-    last: Annotated[bool, Field(strict=True)] = False
+    first: StrictBool = False
+    last: StrictBool = False
     types: tuple[StateType, ...] = ()
     names: tuple[InputText, ...] = ()
     newest: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
@@ -260,7 +261,10 @@ class Pass:
     async def _delete(self, connection: AnyConnection, text: str, arguments: tuple[Argument, ...]) -> _Found:
         rows = await connection.fetch(text, *arguments)
         if self._archive is not None and rows[0]["id"] is not None:
-            await self._archive(to_states([row[: len(COLUMNS)] for row in rows]))
+            taken = self._archive(to_states([row[: len(COLUMNS)] for row in rows]))
+            if not isawaitable(taken):
+                raise InvalidInputError("archive", "is a function that is not async: what it returned cannot be awaited")
+            await taken
         return _found(rows[0])
 
     def _statement(self, position: _Position, runs: int, run_id: str | None, look: bool) -> tuple[str, tuple[Argument, ...]]:
