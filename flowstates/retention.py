@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from math import isfinite
+from inspect import iscoroutinefunction
 
-from flowstates.engine.archives import Archive, archive_file
+from flowstates.engine.archives import archiving
 from flowstates.engine.connections import PoolOrConnection, ask
 from flowstates.engine.execution import Execution
 from flowstates.engine.pruning import Keep, OldestRun, Pace, Pass, Policy, PruneReport
-from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
+from flowstates.errors import FlowStatesError, InvalidInputError, ReadOnlyLayoutError
 from flowstates.records import FlowRunState, StateType, TypeName
-from flowstates.values import Layout, flag, seconds, utc_time
+from flowstates.values import Layout, flag, seconds, shown, utc_time
 
 __all__ = ["FlowRunStateRetention", "Keep", "OldestRun", "PruneReport"]
 
 _MOST_OF_A_BATCH = 100_000
+_MOST_SECONDS = 10**9
 
 
 class FlowRunStateRetention:
@@ -52,8 +52,9 @@ class FlowRunStateRetention:
         Such a run goes whole; with `keep` its history is thinned, and its current state and what `keep` names stay. A pass looks at a run once. It
         deletes in batches of about `batch_size` states, at least one run each, and each batch is a transaction of its own, or a savepoint of the
         caller's. So it can be broken off at any moment and begun again, and two passes at once do not hurt each other. A run that is locked, or was
-        changed since the batch began, is passed by. So is one that a foreign key holds, which is counted; a key that is checked at the end of the
-        transaction is seen where the batch has its own.
+        changed since the batch began, is passed by; in a transaction of the caller's at REPEATABLE READ and above one that was changed since that
+        began is a SerializationError. A run stays, and is counted, that a foreign key or another constraint holds, or of which a state is unfit for
+        the archive, as nobody could read it there. A key that is checked at the end of the transaction is seen where the batch has its own.
 
         `max_batches` ends the pass early; `cursor` goes on where a report with the same policy ended. `pause`, in seconds, is between batches. One
         that takes longer than the session's statement_timeout or lock_timeout is undone and tried with half the size, down to one run; then the
@@ -61,7 +62,8 @@ class FlowRunStateRetention:
 
         `archive` gets what a batch deletes before its transaction commits: an async function a list of states, a file of that name JSON Lines that
         `flowstates import` reads (compressed if it ends in .gz or, from Python 3.14 on, .zst), which are on the disk before the commit. After a break
-        a batch may be there twice. The function must not wait for the connection that the pass holds.
+        a batch may be there twice. The function must not wait for the connection that the pass holds; what it raises undoes the batch and ends the
+        pass. An archived batch is of 8 MB of text or of one run: the first one is small, as nobody knows yet.
 
         `dry_run` counts by the same walk and changes nothing. `max_lag` waits, before each batch, while a standby is behind by more seconds; it takes
         the rights of pg_read_all_stats. `on_batch` gets the report so far after each batch that deleted something. `timeout` is in seconds, for all
@@ -81,14 +83,17 @@ class FlowRunStateRetention:
             raise InvalidInputError("cursor", f"is a {type(cursor).__name__}, not a cursor")
         if not (archive is None or callable(archive) or isinstance(archive, str | os.PathLike)):
             raise InvalidInputError("archive", f"is a {type(archive).__name__}, not the name of a file or an async function")
+        if on_batch is not None and (not callable(on_batch) or iscoroutinefunction(on_batch)):
+            raise InvalidInputError("on_batch", f"is a {type(on_batch).__name__}, not a function that is not async")
         async with asyncio.timeout(timeout):
             async with self._execution.connection() as connection:
-                now, statement_timeout = (await ask(connection, "read_clock"))[0]
+                now, statement_timeout, may_hide = (await ask(connection, "read_clock"))[0]
+            if keep is None and may_hide == "true":
+                raise FlowStatesError(
+                    "row level security may hide states of runs that would go whole: prune as the owner of the tables, or as a role with bypassrls"
+                )
             begin = _before(datetime.fromisoformat(now[1:-1] + "Z"), older_than, before)
-            with ExitStack() as stack:
-                archived: Archive | None = None
-                if not dry_run:
-                    archived = stack.enter_context(archive_file(archive)) if isinstance(archive, str | os.PathLike) else archive
+            async with archiving(None if dry_run else archive) as archived:
                 one = Pass(
                     self._execution,
                     policy,
@@ -128,19 +133,19 @@ def _types(types: Iterable[StateType | TypeName] | None) -> tuple[StateType, ...
     except (TypeError, ValueError) as error:
         raise InvalidInputError("types", str(error)) from None
     if not asked:
-        raise InvalidInputError("types", f"is {types!r}, not one or more state types")
+        raise InvalidInputError("types", f"is {shown(types)}, not one or more state types")
     return tuple(type_ for type_ in StateType if type_ in asked)
 
 
 def _pace(batch_size: int, max_batches: int | None, pause: float, max_lag: float | None) -> Pace:
     for field, count in (("batch_size", batch_size), ("max_batches", max_batches)):
         if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-            raise InvalidInputError(field, f"is {count!r}, not a number of 1 or more")
+            raise InvalidInputError(field, f"is {shown(count)}, not a number of 1 or more")
     if batch_size > _MOST_OF_A_BATCH:
-        raise InvalidInputError("batch_size", f"is {batch_size:,}; {_MOST_OF_A_BATCH:,} is the most")
+        raise InvalidInputError("batch_size", f"is {shown(batch_size)}; {_MOST_OF_A_BATCH:,} is the most")
     for field, length in (("pause", pause), ("max_lag", max_lag)):
-        if length is not None and (not isinstance(length, int | float) or isinstance(length, bool) or not isfinite(length) or length < 0):
-            raise InvalidInputError(field, f"is {length!r}, not a number of seconds")
+        if length is not None and (not isinstance(length, int | float) or isinstance(length, bool) or not 0 <= length <= _MOST_SECONDS):
+            raise InvalidInputError(field, f"is {shown(length)}, not a number of seconds")
     return Pace(batch_size, max_batches, pause, max_lag)
 
 
@@ -148,7 +153,7 @@ def _check_age(older_than: timedelta | None, before: datetime | None) -> None:
     if (older_than is None) is (before is None):
         raise InvalidInputError("older_than", "or before: exactly one of the two says which runs are old")
     if older_than is not None and (not isinstance(older_than, timedelta) or older_than < timedelta(0)):
-        raise InvalidInputError("older_than", f"is {older_than!r}, not a timedelta of zero or more")
+        raise InvalidInputError("older_than", f"is {shown(older_than)}, not a timedelta of zero or more")
     if before is not None:
         utc_time("before", before)
 

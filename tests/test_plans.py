@@ -17,7 +17,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateFilter, FlowRunStateRepository
+from flowstates import FlowRunStateFilter, FlowRunStateRepository, StateType
 from flowstates.engine import queries
 from flowstates.engine.execution import Argument, filled, filled_of_runs
 from flowstates.filters import array_of
@@ -332,7 +332,7 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "create_flow_run_states.currents": (ASKED,),
     "create_flow_run_states.unused": (ASKED,),
     "create_flow_run_states.taken": (ASKED, [str(MIDDLE)] * len(ASKED)),
-    "prune.oldest": (),
+    "prune.oldest": (list(StateType),),
     "flowstates prune.runs": (*OLD, "false"),
     "flowstates prune.runs_dry": OLD,
     "flowstates prune.states": (*OLD, *KEPT, "false"),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -35,7 +36,7 @@ from flowstates import (
 from flowstates.cli.imports import read_states
 from flowstates.engine import connections, pruning, queries
 from flowstates.engine.appending import Expected
-from flowstates.engine.archives import archive_file
+from flowstates.engine.archives import ArchiveFile
 from flowstates.values import Layout
 from tests import model
 from tests.conftest import Connection, Pool
@@ -521,7 +522,7 @@ async def test_an_archive_is_restored_by_an_import(own_pool: Pool, tmp_path: Any
 
 async def test_an_archive_has_one_writer(pool: Pool, tmp_path: Any) -> None:
     path = tmp_path / "gone.jsonl"
-    with archive_file(path), pytest.raises(InvalidInputError, match="another prune"):
+    with closing(ArchiveFile(str(path))), pytest.raises(InvalidInputError, match="another prune"):
         await FlowRunStateRetention(pool).prune(before=LONG_AGO - 9 * DAY, archive=path)
     assert path.read_bytes() == b""
 

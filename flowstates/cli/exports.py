@@ -22,7 +22,8 @@ from flowstates.cli.options import (
     filter_of,
     with_ids,
 )
-from flowstates.cli.render import json_of, print_error_line, print_json_lines
+from flowstates.cli.render import print_error_line, print_json_lines
+from flowstates.engine.archives import json_of
 from flowstates.errors import UnreadableRowError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.repository import FlowRunStateRepository

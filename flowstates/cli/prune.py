@@ -29,7 +29,7 @@ _WHY = {
     "type": "not of a type that was asked for",
     "young": "not old enough",
     "kept": "thinned",
-    "held": "held by a foreign key",
+    "held": "held by a constraint, or unfit for the archive",
     "passed": "locked or changed while the pass came by",
     "ahead": "the pass has not come to it",
 }
@@ -191,7 +191,8 @@ def _end(report: PruneReport, what: str, json: bool) -> None:
         if report.passed:
             print_line(f"left for the next pass, as they were locked or changed meanwhile: {report.passed:,} runs")
         for name, runs in sorted(report.held.items()):
-            print_line(f"held by the foreign key {name}: {runs:,} runs")
+            why = "cannot be written into the archive" if name == "archive" else f"held by the constraint {name}"
+            print_line(f"{why}: {runs:,} runs")
         if report.oldest is not None:
             oldest = report.oldest
             print_line(f"the oldest run: {oldest.flow_run_id}, {oldest.type} since {json_time(oldest.timestamp)}, {_WHY[oldest.why]}")

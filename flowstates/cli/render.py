@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from math import isfinite
 from typing import IO, TYPE_CHECKING, Any
 
 import typer
@@ -19,8 +18,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from flowstates.database.plans import SlowQuestion
 from flowstates.cli.terminal import is_file, output
-from flowstates.engine.archives import json_line
-from flowstates.errors import UnreadableRowError
+from flowstates.engine.archives import json_line, json_of
 from flowstates.pictures.bars import NARROWEST_BAR, bar, plain_table, type_text
 from flowstates.pictures.marks import style_of
 from flowstates.pictures.text import escape, first_line
@@ -87,26 +85,6 @@ def print_error(error: Exception) -> None:
     typer.echo(f"error: {escape(message)}", err=True)
     for line in (*more, *getattr(error, "__notes__", ())):
         typer.echo(f"  {escape(line)}", err=True)
-
-
-def json_of(state: FlowRunState) -> str:
-    """A state as JSON; UnreadableRowError for data that others have stored and JSON has no way to say in UTF-8."""
-    try:
-        if not _has_json(state.data):
-            raise ValueError("holds a number that is greater than a double")
-        return state.model_dump_json()
-    except (ValueError, RecursionError) as error:  # Pydantic's PydanticSerializationError too
-        reason = str(error).removeprefix("Error serializing to JSON: ")
-        raise UnreadableRowError(state.id, "data", f"cannot be written as JSON: {reason}") from None
-
-
-def _has_json(value: object) -> bool:
-    # Pydantic would write null.
-    if isinstance(value, float):
-        return isfinite(value)
-    if isinstance(value, dict | list):
-        return all(map(_has_json, value.values() if isinstance(value, dict) else value))
-    return True
 
 
 def print_states(states: Sequence[FlowRunState], *, json_lines: bool) -> None:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from inspect import isawaitable
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
@@ -20,7 +19,7 @@ from flowstates.engine.connections import AnyConnection, Transaction, ask, fetch
 from flowstates.engine.cursors import Cursor
 from flowstates.engine.execution import Argument, Execution
 from flowstates.engine.rows import COLUMNS, to_states
-from flowstates.errors import InvalidInputError
+from flowstates.errors import FlowStatesError, InvalidInputError, UnreadableRowError
 from flowstates.filters import array_of
 from flowstates.records import StateType, TypeName
 from flowstates.values import Input, InputText
@@ -32,7 +31,10 @@ _STATES_A_RUN = 10  # a first guess
 _GOOD_BATCHES = 10  # in a row, before a batch that was made smaller for a time limit grows again
 _MOST_IDS = 1_000  # that are remembered of runs that were held
 _LOOK_AGAIN = 0.5  # seconds, while a standby is behind
-_HELD = (asyncpg.ForeignKeyViolationError, asyncpg.RestrictViolationError)
+_ARCHIVE = "archive"
+_HELD = (asyncpg.IntegrityConstraintViolationError, UnreadableRowError)  # a table that sets null or a default may refuse that too
+_FIRST_SIZE = 250  # states of the first batch that is archived, before it is known how large they are
+_MOST_BYTES = 8 * 2**20  # of an archived batch, as text; in memory it is several times that
 _TOO_LONG = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)
 
 
@@ -64,8 +66,8 @@ class Keep(Input):
 class OldestRun(NamedTuple):
     """The run whose last state is the oldest, that state's type and time, and why the run is there.
 
-    `why` is `type`: the policy does not ask for it; `young`: not old enough; `kept`: only its history was thinned; `held`: a foreign key forbids that
-    it goes; `passed`: it was locked or changed while the pass came by; `ahead`: the pass has not come to it.
+    `why` is `type`: the policy does not ask for it; `young`: not old enough; `kept`: only its history was thinned; `held`: a constraint forbids that
+    it goes, or the archive cannot keep it; `passed`: it was locked or changed while the pass came by; `ahead`: the pass has not come to it.
     """
 
     flow_run_id: UUID
@@ -79,7 +81,7 @@ class PruneReport(NamedTuple):
 
     `runs` went or, with `keep`, lost states; `states` went, and `bytes` is what their rows took in the table, without indexes (None in a dry run).
     `batches` are those in which something went. `passed` runs were locked or changed while the pass came by, and stay for the next one; `held` are
-    those that a foreign key holds, by its name. `cursor` goes on from here, with the same policy; None when the pass `is_done`. `oldest` is the
+    those that a constraint holds, by its name, or under `archive` those with a state that is unfit for one. `cursor` goes on from here, with the same policy; None when the pass `is_done`. `oldest` is the
     oldest run of the table at the end (None in a dry run and between batches).
     """
 
@@ -160,7 +162,9 @@ class Pass:
         self._has_time_limit = has_time_limit
         self._question = policy.question(execution.layout)
         self._position = self._begin(0) if cursor is None else self._decoded(cursor)
-        self._size = pace.batch_size
+        self._most_size = pace.batch_size
+        self._size = min(self._most_size, _FIRST_SIZE) if archive else self._most_size
+        self._is_too_long = False
         self._good = 0
         self._runs_a_batch = max(1, self._size // _STATES_A_RUN)
         self._most_runs: int | None = None
@@ -180,17 +184,28 @@ class Pass:
                     on_batch(self._report(None))
                 if self._pace.pause and self._position is not None and self._batches != self._pace.max_batches:
                     await asyncio.sleep(self._pace.pause)
+        if self._policy.keep is None:
+            await self._look_on()
         return self._report(None if self._dry_run else await self._oldest())
+
+    async def _look_on(self) -> None:
+        """To the next run that is asked for, or the end: an index has it. What is left of histories would have to be read."""
+        while self._position is not None:
+            found = await self._batch(self._position, 1, look=True)
+            if found.runs:
+                return
+            self._move(self._position, found)
 
     async def _step(self, position: _Position) -> None:
         runs = min(self._size, self._runs_a_batch, self._most_runs or self._size)
         try:
-            found = await self._batch(position, runs)
-        except _HELD:
-            if runs > 1:
-                self._most_runs = runs // 2
-                return
-            found = await self._one_that_is_held(position)
+            try:
+                found = await self._batch(position, runs)
+            except _HELD:
+                if runs > 1:
+                    self._most_runs = runs // 2
+                    return
+                found = await self._one_that_is_held(position)
         except _TOO_LONG as error:
             self._shrink(error, position)
             return
@@ -204,14 +219,17 @@ class Pass:
         found = await self._batch(position, 1, look=True)
         if not found.runs:
             return found
+        nothing = found._replace(runs=0, states=0, bytes=0)
         try:
-            return await self._batch(position, 1, run_id=found.id)
+            tried = await self._batch(position, 1, run_id=found.id)
+            # It may have been changed between the two, and be none of those that are asked for any more.
+            return nothing._replace(passed=1) if tried.id is None else tried
         except _HELD as error:
-            name = error.constraint_name or "a foreign key"
+            name = _ARCHIVE if isinstance(error, UnreadableRowError) else error.constraint_name or f"{error.table_name}.{error.column_name}"
             self._held[name] = self._held.get(name, 0) + 1
             if found.id is not None and len(self._held_ids) < _MOST_IDS:
                 self._held_ids.add(found.id)
-            return found._replace(runs=0, states=0, bytes=0)
+            return nothing
 
     def _shrink(self, error: asyncpg.PostgresError, position: _Position) -> None:
         if isinstance(error, asyncpg.QueryCanceledError) and not self._has_time_limit:
@@ -219,14 +237,14 @@ class Pass:
         if self._size == 1:
             error.add_note(f"also of a batch of one run, the first behind {position.id}: its history takes longer than the session's time limit")
             raise error
-        self._size = max(1, self._size // 2)
+        self._is_too_long, self._size = True, max(1, self._size // 2)
         self._runs_a_batch = max(1, self._runs_a_batch // 2)
         self._good = 0
 
     def _grow(self, found: _Found, runs: int) -> None:
         self._good += 1
-        if self._good == _GOOD_BATCHES:
-            self._good, self._size = 0, min(2 * self._size, self._pace.batch_size)
+        if self._good == _GOOD_BATCHES or not self._is_too_long:
+            self._good, self._size = 0, min((2 if self._is_too_long else 4) * self._size, self._most_size)
         if 2 * found.states >= self._size and found.runs:
             self._runs_a_batch = max(1, -(-found.runs * self._size // found.states))
         elif runs >= self._runs_a_batch:
@@ -260,11 +278,17 @@ class Pass:
 
     async def _delete(self, connection: AnyConnection, text: str, arguments: tuple[Argument, ...]) -> _Found:
         rows = await connection.fetch(text, *arguments)
+        # On Prefect's tables a state may be deleted by others and its run's row stay as it is.
+        if rows[0]["states_gone"] != rows[0]["states_chosen"] and self._execution.layout == "flowstates":
+            raise FlowStatesError(
+                f"{rows[0]['states_gone']} of {rows[0]['states_chosen']} states were deleted, so the batch is undone: a trigger on flow_run_state"
+                " keeps rows back"
+            )
         if self._archive is not None and rows[0]["id"] is not None:
-            taken = self._archive(to_states([row[: len(COLUMNS)] for row in rows]))
-            if not isawaitable(taken):
-                raise InvalidInputError("archive", "is a function that is not async: what it returned cannot be awaited")
-            await taken
+            size = sum(len(text) for row in rows for text in row[: len(COLUMNS)] if text)
+            self._most_size = min(self._pace.batch_size, max(1, len(rows) * _MOST_BYTES // size))
+            self._size = min(self._size, self._most_size)
+            await self._archive(to_states([row[: len(COLUMNS)] for row in rows]))
         return _found(rows[0])
 
     def _statement(self, position: _Position, runs: int, run_id: str | None, look: bool) -> tuple[str, tuple[Argument, ...]]:
@@ -310,7 +334,7 @@ class Pass:
             return
 
     async def _oldest(self) -> OldestRun | None:
-        rows = await self._execution.rows("prune.oldest", timeout=None)
+        rows = await self._execution.rows("prune.oldest", list(StateType), timeout=None)
         if not rows:
             return None
         id_, type_, timestamp = rows[0]["id"], StateType(rows[0]["type"]), datetime.fromisoformat(rows[0]["timestamp"][1:-1] + "Z")
