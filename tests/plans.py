@@ -93,12 +93,14 @@ async def load(connection: Connection, layout: Layout, *, first: int = 1, fillfa
 
 @dataclass(frozen=True)
 class Plan:
-    """How a plan reads flow_run_state and flow_run: by which indexes, or whole. If it was run, the pages touched and the rows of the reads."""
+    """How a plan reads flow_run_state and flow_run: by which indexes, or whole. If it was run, the pages touched, the rows of the reads,
+    and how many pairs of rows a join has thrown away."""
 
     via: frozenset[str]
     nodes: frozenset[str]
     pages: int
     rows: int
+    pairs: int
 
     @property
     def sorts(self) -> bool:
@@ -132,6 +134,7 @@ async def explain(connection: Connection, text: str, arguments: Sequence[Argumen
         nodes=frozenset(node["Node Type"] for node in nodes),
         pages=root.get("Shared Hit Blocks", 0) + root.get("Shared Read Blocks", 0),
         rows=round(sum(node.get("Actual Rows", 0) * node.get("Actual Loops", 0) for node in reads if "Relation Name" in node)),
+        pairs=round(sum(node.get("Rows Removed by Join Filter", 0) * node.get("Actual Loops", 1) for node in nodes)),
     )
 
 

@@ -419,6 +419,8 @@ async def faults(connection: Connection, layout: Layout, name: str, guards: dict
                 found.append(f"{where}: reads by {sorted(plan.via)}")
             if guard.ordered and plan.sorts:
                 found.append(f"{where}: sorts")
+            if is_bounded and plan.pairs > plan.rows:
+                found.append(f"{where}: a join throws {plan.pairs} pairs of rows away, of {plan.rows} rows that were read")
             if is_bounded and plan.pages > bound(guard, plan.rows):
                 found.append(f"{where}: {plan.pages} pages for {plan.rows} rows, more than {bound(guard, plan.rows)}")
     return found

@@ -7,11 +7,14 @@ with /* slot: whole */ chosen as (
     select ''::text as timestamp, ''::text as id, true as is_last
 ) /* end */, locked as materialized (
     -- A run that was changed since the statement began is not seen whole by it, and one that is locked is being changed: both stay for now.
-    select flow_run.id
+    select run.id, chosen.states
       from chosen
-      join flow_run on flow_run.id = chosen.id and flow_run.xmin = chosen.version
-     where flow_run.id = any (array (select id from chosen))
-       for update of flow_run skip locked
+     cross join lateral (
+           select flow_run.id
+             from flow_run
+            where flow_run.id = chosen.id
+              and flow_run.xmin = chosen.version
+              for update skip locked) as run
 ), gone as (
     delete from flow_run_state as state
      where state.flow_run_id = any (array (select id from locked))

@@ -7,15 +7,18 @@ with /* slot: thinned */ chosen as (
     select ''::text as timestamp, ''::text as id, true as is_last
 ) /* end */, locked as materialized (
     -- A run that was changed since the statement began is not seen whole by it, and one that is locked is being changed: both stay for now.
-    select flow_run.id
+    select run.id, chosen.places, chosen.states
       from chosen
-      join flow_run on flow_run.id = chosen.id and flow_run.xmin = chosen.version
-     where flow_run.id = any (array (select id from chosen))
-       for no key update of flow_run skip locked
+     cross join lateral (
+           select flow_run.id
+             from flow_run
+            where flow_run.id = chosen.id
+              and flow_run.xmin = chosen.version
+              for no key update skip locked) as run
 ), gone as (
     delete from flow_run_state as state
      -- By their places, which this statement has just seen: no index is asked again.
-     where state.ctid = any (array (select unnest(chosen.places) from chosen join locked on locked.id = chosen.id))
+     where state.ctid = any (array (select unnest(places) from locked))
     returning state.*
 ), run as (
     select id from locked
