@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from flowstates import FlowRunState, FlowRunStateRepository, FlowRunStateRetention, FlowStatesError, InvalidInputError, Keep, StateType, check
 from flowstates.cli.imports import read_states
-from flowstates.engine import pruning
+from flowstates.engine import archives, pruning
 from tests.conftest import Pool
 from tests.test_retention import DAY, lengths, make, own_pool
 
@@ -169,28 +170,28 @@ async def test_batches_follow_the_size_of_what_is_archived(own_pool: Pool, monke
 
 
 async def test_an_archive_is_not_left_open_by_a_timeout(own_pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flowstates.engine import archives
-
-    opened: list[archives.ArchiveFile] = []
-    may_open, closed = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
     class Slow(archives.ArchiveFile):
-        def __init__(self, path: str) -> None:
-            asyncio.run_coroutine_threadsafe(may_open.wait(), loop).result(60)
+        def __init__(self, path: str, stop: threading.Event | None = None) -> None:
+            assert stop is not None
+            assert stop.wait(60)
             super().__init__(path)
-            opened.append(self)
 
-        def close(self) -> None:
-            super().close()
-            loop.call_soon_threadsafe(closed.set)
+    await make(own_pool, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "ArchiveFile", Slow)
+        with pytest.raises(TimeoutError):
+            await FlowRunStateRetention(own_pool).prune(older_than=DAY, archive=tmp_path / "gone.jsonl", timeout=0.2)
+    report = await FlowRunStateRetention(own_pool).prune(older_than=DAY, archive=tmp_path / "gone.jsonl")  # nobody else is writing it
+    assert report.states == 4
 
-    monkeypatch.setattr(archives, "ArchiveFile", Slow)
-    with pytest.raises(TimeoutError):
-        await FlowRunStateRetention(own_pool).prune(older_than=DAY, archive=tmp_path / "gone.jsonl", timeout=0.2)
-    may_open.set()
-    await asyncio.wait_for(closed.wait(), 60)
-    assert not opened[0]._is_open
+
+async def test_a_large_compressed_archive_is_not_read_on_for_nobody(tmp_path: Path) -> None:
+    path, stop = tmp_path / "gone.jsonl.gz", threading.Event()
+    path.write_bytes(gzip.compress(OLD + b"\n"))
+    stop.set()
+    with pytest.raises(FlowStatesError, match="nobody waits"):
+        archives.ArchiveFile(str(path), stop)
+    archives.ArchiveFile(str(path)).close()
 
 
 async def test_states_that_a_trigger_keeps_back_keep_their_runs(own_pool: Pool) -> None:

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import MAXYEAR
 from inspect import isawaitable
 from math import isfinite
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, TypeAlias
 
 from pydantic_core import from_json
@@ -103,17 +103,16 @@ async def archiving(archive: str | os.PathLike[str] | Archive | None) -> AsyncIt
 
 async def _opened(path: str) -> ArchiveFile:
     # In a thread, as a compressed file is read whole.
-    opening = asyncio.ensure_future(asyncio.to_thread(ArchiveFile, path))
+    stop = Event()
+    opening = asyncio.ensure_future(asyncio.to_thread(ArchiveFile, path, stop))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(_close)
+        stop.set()
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            opening.result().close()
         raise
-
-
-def _close(opened: asyncio.Future[ArchiveFile]) -> None:
-    if not opened.cancelled() and opened.exception() is None:
-        opened.result().close()
 
 
 class ArchiveFile:
@@ -123,7 +122,7 @@ class ArchiveFile:
     none of states; then it is left as it is.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, stop: Event | None = None) -> None:
         self._path = path
         self._compress, decompressor = _compression(path)
         is_new = not os.path.exists(path)
@@ -136,7 +135,7 @@ class ArchiveFile:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise InvalidInputError("archive", f"{path} is no regular file")
             self._take()
-            end, is_line = _end_of_lines(self._file) if decompressor is None else _end_of_members(self._file, decompressor)
+            end, is_line = _end_of_lines(self._file) if decompressor is None else _end_of_members(self._file, decompressor, stop)
             self._first = b"" if is_line else b"\n"
             os.ftruncate(self._file, end)
             if is_new:
@@ -234,7 +233,7 @@ def _end_of_lines(file: int) -> tuple[int, bool]:
     return size, False
 
 
-def _end_of_members(file: int, decompressor: Callable[[], Any]) -> tuple[int, bool]:
+def _end_of_members(file: int, decompressor: Callable[[], Any], stop: Event | None) -> tuple[int, bool]:
     """Where the last member ends that is whole, and whether a line's end is there."""
     read, end, member = 0, 0, decompressor()
     newest, last = b"", b"\n"  # bytes of what was read, and of what whole members hold
@@ -243,6 +242,8 @@ def _end_of_members(file: int, decompressor: Callable[[], Any]) -> tuple[int, bo
         read += len(block)
         rest: bytes | None = block
         while rest is not None:
+            if stop is not None and stop.is_set():
+                raise FlowStatesError("the archive was not read to its end, as nobody waits for it")
             try:
                 text = member.decompress(rest, _BLOCK)
             except (zlib.error, OSError, ValueError) as error:
