@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Never, TypeAlias
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -78,6 +78,42 @@ class StateDetails(BaseModel):
     deployment_concurrency_lease_id: UUID | None = None
 
 
+def _refuse(self: object, *arguments: object, **keywords: object) -> Never:
+    raise TypeError("records share this: change a copy, as model_copy() makes one")
+
+
+# Records share what is equal in all of them. Pydantic takes a dict and a set, also of a subclass, and neither a mapping proxy nor a frozenset.
+class SharedDict(dict[str, Any]):
+    """A dict that nobody changes. Its copies, and those that pickle makes, are plain."""
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+class SharedSet(set[str]):
+    """A set that nobody changes. Its copies, and those that pickle makes, are plain."""
+
+    add = discard = remove = pop = clear = update = difference_update = intersection_update = symmetric_difference_update = _refuse
+    __ior__ = __iand__ = __isub__ = __ixor__ = _refuse
+
+    def copy(self) -> set[str]:
+        """A set of the same texts."""
+        return set(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return set, (list(self),)
+
+
+DETAILS_DEFAULTS = {name: field.default for name, field in StateDetails.model_fields.items()}
+NO_EXTRA = SharedDict()
+NO_DETAILS = StateDetails()
+"""What all states without details have."""
+object.__setattr__(NO_DETAILS, "__pydantic_extra__", NO_EXTRA)
+object.__setattr__(NO_DETAILS, "__pydantic_fields_set__", SharedSet())
+
+
 class FlowRunState(BaseModel):
     """One state of a run, as stored. Two are equal when all fields are; the hash is that of the id.
 
@@ -130,6 +166,12 @@ def _storable_details(details: StateDetails) -> StateDetails:
     return details
 
 
+def _json_of(details: StateDetails) -> str:
+    # By the values: which fields are set says what was given to a constructor, and a subclass has other defaults.
+    is_plain = details.__dict__ == DETAILS_DEFAULTS and not details.__pydantic_extra__
+    return "{}" if is_plain else details.model_dump_json(exclude_defaults=True)
+
+
 class NewFlowRunState(Input):
     """A state to be created. What is left out is resolved here: a UUIDv7 as id, the default name of the type, empty details.
 
@@ -144,7 +186,7 @@ class NewFlowRunState(Input):
     timestamp: InputTime | None = None
     name: Annotated[InputText, Field(min_length=1)] = ""
     message: InputText | None = None
-    state_details: Annotated[StateDetails, AfterValidator(_storable_details)] = StateDetails()
+    state_details: Annotated[StateDetails, AfterValidator(_storable_details)] = NO_DETAILS
     data: Annotated[Any, AfterValidator(storable_json)] = None
     result_artifact_id: InputUUID | None = None
 
@@ -186,7 +228,7 @@ class NewFlowRunState(Input):
             None if self.timestamp is None else self.timestamp.isoformat(),
             self.name,
             self.message,
-            self.state_details.model_dump_json(exclude_defaults=True) if self.state_details.model_fields_set else "{}",
+            _json_of(self.state_details),
             None if self.data is None else json.dumps(self.data, ensure_ascii=False, separators=(",", ":")),
             None if self.result_artifact_id is None else str(self.result_artifact_id),
         )

@@ -7,7 +7,8 @@ import gc
 import json
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -16,11 +17,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from flowstates import FlowRunState, StateDetails, StateType, UnreadableRowError
+from flowstates import FlowRunState, NewFlowRunState, StateDetails, StateType, UnreadableRowError
 from flowstates.engine.rows import COLUMNS, to_states
 
+RUN = "00000000-0000-0000-0000-000000000002"
 ROW: tuple[str | None, ...] = (
-    "00000000-0000-0000-0000-000000000001", '"2024-03-05T12:00:00"', '"2024-03-05T12:00:00"', "00000000-0000-0000-0000-000000000002",
+    "00000000-0000-0000-0000-000000000001", '"2024-03-05T12:00:00"', '"2024-03-05T12:00:00"', RUN,
     "RUNNING", '"2024-03-05T12:00:00.5"', "Running", None, "{}", None, None,
 )  # fmt: skip
 
@@ -134,7 +136,7 @@ marked = st.sampled_from(
 filled = st.builds(
     lambda form, fill, year: year + "".join(next(fill) if mark == "?" else mark for mark in form[4:]),
     marked,
-    st.lists(st.sampled_from("0001122345"), min_size=30, max_size=30).map(iter),
+    st.lists(st.sampled_from("00011223459"), min_size=30, max_size=30).map(iter),
     st.sampled_from(["2024", "0000", "0001", "9999", "2O24", "٢٠٢٤"]),
 )
 spoiled = st.builds(
@@ -146,6 +148,11 @@ spoiled = st.builds(
 @example("0000-01-01T00:00:00")
 @example("2024-03-05T24:00:00Z")
 @example("2024-03-05T12:00:00")
+@example("2024-03-05T12:00:00+05:70")
+@example("2024-03-05T12:00:00-05:60")
+@example("2024-03-05T12:00:00.123456+00:99")
+@example("2024-03-05T12:00:00+05:59")
+@example("2024-03-05T12:00:00+24:00")
 @given(filled | spoiled)
 def test_a_time_in_details_is_the_one_that_validation_makes(text: str) -> None:
     details = json.dumps({"scheduled_time": text})
@@ -163,8 +170,10 @@ def test_a_time_in_details_is_the_one_that_validation_makes(text: str) -> None:
     else:
         (state,) = to_states([(*ROW[:8], details, *ROW[9:])])
         assert slots(state.state_details) == slots(expected)
-        assert state.state_details.scheduled_time is not None
-        assert state.state_details.scheduled_time.tzinfo is UTC
+        found, wanted = state.state_details.scheduled_time, expected.scheduled_time
+        assert found is not None
+        assert wanted is not None
+        assert (found.utcoffset(), type(found.tzinfo)) == (wanted.utcoffset(), timezone)
 
 
 def test_unknown_keys_are_kept_however_the_json_is_written() -> None:
@@ -182,6 +191,54 @@ def test_what_states_share_is_not_changed_by_what_is_done_to_one() -> None:
     changed = first.model_copy(update={"timestamp": first.timestamp + timedelta(1), "state_details": StateDetails(pause_key="p")})
     assert (changed.model_fields_set, third.model_fields_set) == (set(COLUMNS), set(COLUMNS))
     assert third == to_states([ROW])[0]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"cache_key": "k"}', '{"run_input_keyset": {"a": "b"}}', '{"new": {"a": [1]}}'])
+def test_no_part_that_can_be_changed_is_another_records(text: str) -> None:
+    def read() -> list[FlowRunState]:
+        return to_states([(*ROW[:8], text, *ROW[9:])] * 2)
+
+    first, second = read()
+    was = second.model_copy(deep=True)
+    details: Any = first.state_details
+    changes: list[Callable[[], object]] = [
+        lambda: details.model_extra.update(tenant="A"),
+        lambda: details.model_extra["new"]["a"].append(2),
+        lambda: details.run_input_keyset.update(a="changed"),
+        lambda: details.model_fields_set.add("tenant"),
+        lambda: first.model_fields_set.clear(),
+    ]
+    for one in changes:
+        # What they share says that it is shared; what they do not have cannot be changed; what is the record's own can.
+        with suppress(TypeError, KeyError, AttributeError):
+            one()
+    again, _ = read()
+    for other in (second, again):
+        assert other == was
+        assert other.to_rest() == was.to_rest()
+        assert other.model_dump(exclude_unset=True) == was.model_dump(exclude_unset=True)
+    assert StateDetails().model_extra == {}
+    new = NewFlowRunState(flow_run_id=RUN, type=StateType.RUNNING).state_details
+    assert (new, new.model_extra) == (StateDetails(), {})
+
+
+def test_what_records_share_says_so_when_it_is_changed_and_copies_do_not_share_it() -> None:
+    (state,) = to_states([ROW])
+    new = NewFlowRunState(flow_run_id=RUN, type=StateType.RUNNING)
+    details: Any
+    for details in (state.state_details, new.state_details):
+        with pytest.raises(TypeError, match="model_copy"):
+            details.model_extra["tenant"] = "A"
+        for again in (details.model_copy(), copy.copy(details), copy.deepcopy(details), pickle.loads(pickle.dumps(details))):
+            assert (type(again.model_extra), type(again.model_fields_set)) == (dict, set)
+            again.model_extra["tenant"] = "A"
+            again.model_fields_set.add("tenant")
+        assert details.model_copy(update={"tenant": "A"}).model_extra == {"tenant": "A"}
+        assert details == StateDetails()
+    for method in ("add", "remove", "discard", "pop", "clear", "update", "difference_update", "__iand__", "__ior__", "__isub__", "__ixor__"):
+        with pytest.raises(TypeError, match="share"):
+            getattr(state.model_fields_set, method)({"id"})
+    assert type(state.model_fields_set.copy()) is set
 
 
 @pytest.mark.parametrize("enabled", [True, False])

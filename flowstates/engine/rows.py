@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from typing_extensions import TypedDict  # Pydantic brings it, and takes no other before Python 3.12
 
 from flowstates.errors import UnreadableRowError
-from flowstates.records import FlowRunState, StateDetails, StateType
+from flowstates.records import DETAILS_DEFAULTS, NO_DETAILS, NO_EXTRA, FlowRunState, SharedSet, StateDetails, StateType
 from flowstates.values import OffsetDatetime, to_uuid
 
 if TYPE_CHECKING:
@@ -26,21 +26,19 @@ Row: TypeAlias = "Record | Sequence[Any]"
 COLUMNS = tuple(FlowRunState.model_fields)
 _MANY = 100  # fewer rows seldom wake the collector
 _TYPES = {type_.value: type_ for type_ in StateType}
-_NO_DETAILS = StateDetails()
-_DEFAULTS = {name: field.default for name, field in StateDetails.model_fields.items()}
 _HINTS = get_type_hints(StateDetails, include_extras=True)
-_TIMES = tuple(name for name in _DEFAULTS if _HINTS[name] == OffsetDatetime | None)
+_TIMES = tuple(name for name in DETAILS_DEFAULTS if _HINTS[name] == OffsetDatetime | None)
 # Pydantic's way from JSON to a dict is shorter than that to a model. Keys that are not known it leaves out. Times stay text here: Python reads those
 # that Pydantic writes, 2024-03-05T12:00:00Z, in a third of the time that Pydantic and the change to Python's own UTC take.
 _known_details = TypeAdapter(
-    TypedDict("_Details", {name: str | None if name in _TIMES else _HINTS[name] for name in _DEFAULTS}, total=False)  # type: ignore[operator]
+    TypedDict("_Details", {name: str | None if name in _TIMES else _HINTS[name] for name in DETAILS_DEFAULTS}, total=False)  # type: ignore[operator]
 ).validator.validate_json
 # Of such a time, by its length: every third character from the fifth on, and what is before the minutes of an offset.
 _MARKS = {20: ("--T::Z",), 25: ("--T::+", "--T::-"), 27: ("--T::.",), 32: ("--T::.",)}
 # A record is filled without validation, since model_construct takes longer than validation. This is what it fills; a test holds it against
-# Pydantic's own. The sets are shared: Pydantic copies one before it changes it.
-_ALL_SET = set(COLUMNS)
-_ALL_DETAILS_SET = set(_DEFAULTS)
+# Pydantic's own.
+_ALL_SET = SharedSet(COLUMNS)
+_ALL_DETAILS_SET = SharedSet(DETAILS_DEFAULTS)
 _new = object.__new__
 # The slots themselves: a third less time than object.__setattr__, which looks each of them up by name.
 _set_dict = BaseModel.__dict__["__dict__"].__set__
@@ -79,7 +77,7 @@ def to_states(rows: Sequence[Row]) -> list[FlowRunState]:
 def _to_states(rows: Sequence[Row]) -> list[FlowRunState]:
     to_time = datetime.fromisoformat
     run, run_of = None, ""
-    details, details_of = _NO_DETAILS, "{}"
+    details, details_of = NO_DETAILS, None
     states = []
     for row in rows:
         id_, created_text, updated_text, run_id, type_, timestamp_text, name, message, details_text, data_text, artifact_id = row
@@ -90,7 +88,9 @@ def _to_states(rows: Sequence[Row]) -> list[FlowRunState]:
             if run_id != run_of:
                 run, run_of = UUID(run_id), run_id
             if details_text != details_of:
-                details, details_of = _NO_DETAILS if details_text == "{}" else _details_of(id_, details_text), details_text
+                details = NO_DETAILS if details_text == "{}" else _details_of(id_, details_text)
+                # What has a part that can be changed is no other record's.
+                details_of = details_text if details.__pydantic_extra__ is NO_EXTRA else None
             if name is None:
                 raise ValueError("name is null")
             values = {
@@ -143,13 +143,14 @@ def _details_of(id_: object, text: str) -> StateDetails:
         if text.count(",") >= len(values):
             return _any_details_of(id_, text)
         fields_set = _ALL_DETAILS_SET
-        if len(values) < len(_DEFAULTS):
-            fields_set, values = set(values), _DEFAULTS | values
+        if len(values) < len(DETAILS_DEFAULTS):
+            fields_set, values = SharedSet(values), DETAILS_DEFAULTS | values
         for name in _TIMES:
             if (time := values[name]) is not None:
                 if time[4:20:3] not in _MARKS.get(len(time), ()) or time[11:13] == "24":  # midnight, from Python 3.14 on
                     return _any_details_of(id_, text)
-                if time[-1] != "Z" and (len(time) in (20, 27) or time[-6] not in "+-" or time[-3] != ":"):
+                # Python takes any number for the minutes of an offset.
+                if time[-1] != "Z" and (len(time) in (20, 27) or time[-6] not in "+-" or time[-3] != ":" or time[-2] > "5"):
                     return _any_details_of(id_, text)
                 values[name] = datetime.fromisoformat(time)
     except ValueError:  # Pydantic's ValidationError too
@@ -157,7 +158,7 @@ def _details_of(id_: object, text: str) -> StateDetails:
     details = _new(StateDetails)
     _set_dict(details, values)
     _set_fields_set(details, fields_set)
-    _set_extra(details, {})
+    _set_extra(details, NO_EXTRA if values["run_input_keyset"] is None else {})
     _set_private(details, None)
     return details
 
