@@ -9,7 +9,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from flowstates.engine.appending import Expectation, Expected, Transitions, append, expectations
-from flowstates.engine.bulk import append_many
+from flowstates.engine.bulk import New, append_many
 from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.execution import Execution
 from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
@@ -236,12 +236,12 @@ class FlowRunStateRepository:
         on_tie = one_of("on_tie", on_tie, "nudge", "refuse")
         if not isinstance(states, Iterable) or isinstance(states, NewFlowRunState):
             raise InvalidInputError("states", f"is a {type(states).__name__}, not a collection of NewFlowRunState")
-        given: list[NewFlowRunState] = []
+        given: list[New] = []
         for index, state in enumerate(states):
             if not isinstance(state, NewFlowRunState):
                 raise InvalidInputError("states", f"[{index}] is a {type(state).__name__}, not a NewFlowRunState")
             try:
-                given.append(state.checked())
+                given.append(New.of(state.checked()))
             except InvalidInputError as error:
                 raise InvalidInputError("states", f"[{index}] {error}") from None
         return await append_many(self._execution, given, nudge=on_tie == "nudge", timeout=timeout)

@@ -122,7 +122,8 @@ class FlowRunStateRetention:
             raise InvalidInputError(
                 "types", "are to be terminal on Prefect's tables: its rules look at the earlier states of a run that is not at its end"
             )
-        return Policy(asked, None if keep is None else keep.checked(), artifacts)
+        # A copy, as the caller's may be changed while the pass goes on.
+        return Policy(asked, None if keep is None else keep.checked().model_copy(), artifacts)
 
 
 def _types(types: Iterable[StateType | TypeName] | None) -> tuple[StateType, ...]:

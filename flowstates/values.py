@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from math import inf, isfinite
+from operator import is_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 from uuid import UUID
 
@@ -25,6 +26,7 @@ MOST_LEVELS = 200
 """Levels of nesting that pydantic_core reads back from JSON; the server takes thousands."""
 _MOST_DIGITS = 4000  # of an integer; pydantic_core and Python read 4,300 characters back
 _GREATEST = 10**_MOST_DIGITS - 1
+_OFFSET = re.compile(r"[+-]([\d:]+)")
 _UUID = re.compile(r"(urn:uuid:)?\{?[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}\}?", re.IGNORECASE)
 
 
@@ -139,11 +141,20 @@ def a_time(value: object) -> object:
     if isinstance(value, datetime):
         return value
     if isinstance(value, str):
+        return iso_time(value)
+    raise ValueError(f"{shown(value)} is not a time")
+
+
+def iso_time(text: str) -> datetime:
+    """A time from its ISO text; ValueError for anything else."""
+    # Python takes any number for the minutes and seconds of an offset: +05:70 is 6 hours and 10 minutes to it.
+    offset = _OFFSET.search(text, 10)
+    if offset is None or all(part < "60" for part in re.findall("..", offset[1].replace(":", ""))[1:]):
         try:
-            return datetime.fromisoformat(value)
+            return datetime.fromisoformat(text)
         except ValueError:
             pass
-    raise ValueError(f"{shown(value)} is not a time")
+    raise ValueError(f"{shown(text)} is not a time")
 
 
 def utc_time(field: str, value: object) -> datetime:
@@ -183,8 +194,9 @@ class Input(BaseModel):
     """A model for what callers give. It is frozen, knows no other fields, and refuses with InvalidInputError."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
-    # What is known of it since it was checked. Being a slot, a copy with changes does not have it, nor what was made past the checks.
-    __slots__ = ("_sealed",)
+    # What is known of it since it was checked, and the values that were. Being slots, a copy with changes does not have them, nor what was made
+    # past the checks.
+    __slots__ = ("_seal_values", "_sealed")
 
     if not TYPE_CHECKING:  # each model tells type checkers its own parameters
 
@@ -197,6 +209,7 @@ class Input(BaseModel):
     @model_validator(mode="after")
     def _seal(self) -> Self:
         object.__setattr__(self, "_sealed", self._known())
+        object.__setattr__(self, "_seal_values", tuple(self.__dict__.values()))
         return self
 
     def _known(self) -> object:
@@ -204,7 +217,9 @@ class Input(BaseModel):
 
     def checked(self) -> Self:
         """This one, or if it was changed since it was checked, one that is checked again: InvalidInputError for what it cannot be."""
-        return self if getattr(self, "_sealed", None) is not None else type(self)(**self.__dict__)
+        # A field can be set past the checks. By what they are and not by what they are equal to: True is equal to 1.
+        values, seal = self.__dict__.values(), getattr(self, "_seal_values", ())
+        return self if len(values) == len(seal) and all(map(is_, values, seal)) else type(self)(**self.__dict__)
 
 
 def seconds(timeout: object) -> float | None:

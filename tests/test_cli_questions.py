@@ -316,6 +316,7 @@ def test_plans_are_not_asked_for_where_the_tables_are_not_there(slow: list[SlowQ
         (("list", "--type", "DONE"), "--type"),
         (("list", "--name", "a\udcffb"), "names: "),
         (("list", "--since", "tomorrow"), "'tomorrow' is not a time such as 2030-01-31T12:00:00Z, 2h (ago), today or yesterday"),
+        (("list", "--since", "2030-01-31T12:00:00+05:70"), "'2030-01-31T12:00:00+05:70' is not a time"),
         (("list", "--until", "2 h"), "'2 h' is not a time"),
         (("list", "--since", "0h"), "'0h' is not a length"),
         (("list", "--since", "999999w"), "999999w ago is before the year 1"),

@@ -22,6 +22,7 @@ from flowstates import (
     FlowRunStateFilter,
     FlowStatesError,
     InvalidInputError,
+    Keep,
     MigrationError,
     NewFlowRunState,
     ReadOnlyLayoutError,
@@ -272,6 +273,49 @@ def test_what_was_changed_past_its_checks_is_checked_again(field: str, value: An
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(("field", "value"), CHANGES)
+def test_what_was_set_past_the_checks_is_checked_again(field: str, value: Any) -> None:
+    changed = new()
+    object.__setattr__(changed, field, value)
+    with pytest.raises(InvalidInputError) as caught:
+        changed.checked()
+    assert caught.value.field == field
+
+
+class Thawed(NewFlowRunState, frozen=False):
+    pass
+
+
+def test_a_good_value_that_was_set_afterwards_is_taken() -> None:
+    thawed = Thawed(flow_run_id=RUN, type="RUNNING", data=1)
+    for field, value in (("message", "b"), ("data", True), ("data", 1.0), ("timestamp", NOON.astimezone(INDIA))):
+        assert thawed.checked() is thawed or field != "message"
+        setattr(thawed, field, value)
+        again = thawed.checked()
+        assert repr(getattr(again, field)) == repr(value.astimezone(UTC) if isinstance(value, datetime) else value)
+        assert again.as_parameters()[7] == json.dumps(thawed.data)
+    del thawed.__dict__["message"]
+    assert thawed.checked().message is None
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "value"),
+    [
+        (FlowRunStateFilter(types=["RUNNING"]), "since", datetime(2024, 1, 1)),
+        (FlowRunStateFilter(), "since", "soon"),
+        (FlowRunStateFilter(), "types", 5),
+        (FlowRunStateFilter(current=True), "current", 1),
+        (Keep(newest=1), "newest", True),
+        (Keep(), "types", "RUNNING"),
+    ],
+)
+def test_a_filter_and_a_policy_that_were_changed_are_checked_again(given: FlowRunStateFilter | Keep, field: str, value: Any) -> None:
+    assert given.checked() is given
+    object.__setattr__(given, field, value)
+    with pytest.raises(InvalidInputError, match=f"^{field}"):
+        given.checked()
+
+
 def test_what_was_never_checked_is_checked_and_a_good_change_is_taken() -> None:
     with pytest.raises(InvalidInputError, match=r"^flow_run_id: "):
         NewFlowRunState.model_construct(type=StateType.RUNNING).checked()  # type: ignore[call-arg]
@@ -283,6 +327,54 @@ def test_what_was_never_checked_is_checked_and_a_good_change_is_taken() -> None:
     assert (copy.deepcopy(good).checked(), pickle.loads(pickle.dumps(good)).checked()) == (good, good)
     with pytest.raises(InvalidInputError, match=r"^types"):
         FlowRunStateFilter(types=["RUNNING"]).model_copy(update={"types": ("x",)}).checked()
+
+
+class OtherDefaults(StateDetails):
+    cache_key: str | None = "k"
+    retriable: bool | None = True
+
+
+class MoreFields(StateDetails):
+    tenant: str = "A"
+
+
+def forced(details: StateDetails, field: str, value: Any) -> StateDetails:
+    object.__setattr__(details, field, value)
+    return details
+
+
+def with_extra(details: StateDetails, **extra: Any) -> StateDetails:
+    assert details.model_extra is not None
+    details.model_extra.update(extra)
+    return details
+
+
+@pytest.mark.parametrize(
+    ("details", "stored"),
+    [
+        (OtherDefaults(), {"cache_key": "k", "retriable": True}),
+        (OtherDefaults(cache_key=None), {"retriable": True}),
+        (MoreFields(), {"tenant": "A"}),
+        (StateDetails.model_construct(_fields_set=set(), cache_key="k"), {"cache_key": "k"}),
+        (StateDetails.model_construct(_fields_set=set(), tenant="A"), {"tenant": "A"}),
+        (forced(StateDetails(), "cache_key", "k"), {"cache_key": "k"}),
+        (forced(StateDetails(), "deferred", None), {"deferred": None}),
+        (with_extra(StateDetails(), tenant=0), {"tenant": 0}),
+        (StateDetails(deferred=False), {}),
+        (StateDetails(), {}),
+    ],
+)
+def test_details_are_stored_by_their_values(details: StateDetails, stored: dict[str, Any]) -> None:
+    assert json.loads(new(state_details=details).as_parameters()[6] or "") == stored
+
+
+@pytest.mark.parametrize(
+    "details",
+    [forced(StateDetails(), "cache_key", "\0"), forced(StateDetails(), "retriable", "maybe"), with_extra(StateDetails(), tenant=object())],
+)
+def test_details_that_were_changed_past_their_checks_are_refused(details: StateDetails) -> None:
+    with pytest.raises(InvalidInputError, match=r"^state_details: "):
+        new(state_details=details)
 
 
 def test_what_is_changed_inside_afterwards_is_not_sent() -> None:
@@ -321,7 +413,7 @@ IDS = [
 TIMES = [
     datetime(2024, 1, 1), datetime.max, datetime.min, datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC), LATEST,
     EARLIEST - MICROSECOND, datetime.min.replace(tzinfo=INDIA), datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))), date(2024, 1, 1),
-    "2024-01-01T00:00:00", "soon", 1700000000, 1.5, True,
+    "2024-01-01T00:00:00", "2024-01-01T00:00:00+05:70", "2024-01-01T00:00:00-0560", "20240101T0000+05:30:60", "soon", 1700000000, 1.5, True,
 ]  # fmt: skip
 VALUES = [
     float("nan"), float("inf"), -float("inf"), "\0", "\ud800", {"\0": 1}, {"\ud800": 1}, {1: 2}, {None: 1}, {10**5000: 1}, (1,), {1}, b"", object(),
@@ -367,7 +459,18 @@ def test_what_is_missing_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "time", [EARLIEST, LATEST - MICROSECOND, EARLIEST.astimezone(INDIA), (LATEST - MICROSECOND).astimezone(INDIA), NOON.isoformat()]
+    "time",
+    [
+        EARLIEST,
+        LATEST - MICROSECOND,
+        EARLIEST.astimezone(INDIA),
+        (LATEST - MICROSECOND).astimezone(INDIA),
+        NOON.isoformat(),
+        "2024-03-05T12:00:00+05:59",
+        "20240305T120059-0530",
+        "2024-03-05T12:00:00.75+05:30:59.75",
+        "2024-W10-2T12:00Z",
+    ],
 )
 def test_times_up_to_the_limits_are_taken(time: datetime | str) -> None:
     taken = new(timestamp=time).timestamp

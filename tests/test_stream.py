@@ -55,6 +55,17 @@ async def first(states: FlowRunStateRepository) -> FlowRunState:
     raise AssertionError
 
 
+async def test_is_of_the_filter_as_it_was_when_it_was_given(connection: Connection) -> None:
+    states = await filled(connection, 3)
+    filter = FlowRunStateFilter(types=["RUNNING"])
+    given = states.stream_flow_run_states(filter)
+    object.__setattr__(filter, "since", datetime(2024, 1, 1))
+    async with given as stream:
+        assert len([state async for state in stream]) == 3
+    with pytest.raises(InvalidInputError, match=r"^filter\.since: "):
+        states.stream_flow_run_states(filter)
+
+
 async def test_leaving_the_block_early_frees_the_connection(dsn: str) -> None:
     async with create_pool(dsn, max_size=1) as pool:
         states = FlowRunStateRepository(pool)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -24,6 +25,7 @@ from flowstates import (
 from tests.conftest import Pool
 
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
+INDIA = timezone(timedelta(hours=5, minutes=30))
 MICROSECOND = timedelta(microseconds=1)
 PENDING, RUNNING, COMPLETED = StateType.PENDING, StateType.RUNNING, StateType.COMPLETED
 
@@ -319,6 +321,28 @@ async def test_a_batch_of_something_else_is_refused(pool: Pool, given: Any) -> N
     with pytest.raises(InvalidInputError) as caught:
         await FlowRunStateRepository(pool).create_flow_run_states(given)
     assert caught.value.field == "states"
+
+
+class Thawed(NewFlowRunState, frozen=False):
+    pass
+
+
+@pytest.mark.parametrize("kind", [NewFlowRunState, Thawed])
+async def test_what_a_batch_says_is_what_it_stores_though_states_were_changed(pool: Pool, kind: type[NewFlowRunState]) -> None:
+    states, run, one = FlowRunStateRepository(pool), uuid4(), kind(flow_run_id=uuid4(), type=RUNNING)
+
+    def given() -> Iterator[NewFlowRunState]:
+        for second in range(3):
+            for field, value in (("flow_run_id", run), ("id", uuid4()), ("timestamp", NOON.astimezone(INDIA) + timedelta(seconds=second))):
+                object.__setattr__(one, field, value)
+            yield one
+        object.__setattr__(one, "id", "no uuid")
+
+    outcomes = await states.create_flow_run_states(given())
+    assert [(outcome.status, outcome.timestamp) for outcome in outcomes] == [("created", NOON + timedelta(seconds=second)) for second in range(3)]
+    assert [(state.id, state.timestamp) for state in await states.read_flow_run_states(run)] == [(made.id, made.timestamp) for made in outcomes]
+    with pytest.raises(InvalidInputError, match=r"^states: \[0\] id: "):
+        await states.create_flow_run_states([one])
 
 
 async def test_deleting_many(pool: Pool) -> None:

@@ -23,6 +23,7 @@ from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository
 from flowstates.retention import FlowRunStateRetention
+from flowstates.values import iso_time
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ class LayoutName(StrEnum):
 
 def _time(text: str, others: str = "") -> datetime:
     try:
-        time = datetime.fromisoformat(text)
+        time = iso_time(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a time such as 2030-01-31T12:00:00Z{others}") from None
     if time.utcoffset() is None:

@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
 
 import asyncpg
 
@@ -25,7 +27,20 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-async def append_many(execution: Execution, states: Sequence[NewFlowRunState], *, nudge: bool, timeout: float | None) -> list[CreateOutcome]:
+class New(NamedTuple):
+    """A state to be stored, as it was when it was checked: its caller may change it later."""
+
+    id: UUID
+    timestamp: datetime | None
+    parameters: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, state: NewFlowRunState) -> New:
+        """What is stored of a state that is checked."""
+        return cls(state.id, state.timestamp, state.as_parameters())
+
+
+async def append_many(execution: Execution, states: Sequence[New], *, nudge: bool, timeout: float | None) -> list[CreateOutcome]:
     """The outcome of each state, in their order. Outside the caller's transaction, what the server undid for another's sake is run again."""
     if not states:
         return []
@@ -73,13 +88,13 @@ class _Run:
 class _Batch:
     """One try at storing states, inside a transaction."""
 
-    def __init__(self, connection: AnyConnection, execution: Execution, states: Sequence[NewFlowRunState], nudge: bool) -> None:
+    def __init__(self, connection: AnyConnection, execution: Execution, states: Sequence[New], nudge: bool) -> None:
         self._connection = connection
         self._execution = execution
         self._states = states
         self._nudge = nudge
         # Texts compare and hash several times faster than UUIDs, in the same order.
-        self._parameters = [state.as_parameters() for state in states]
+        self._parameters = [state.parameters for state in states]
         self._outcomes: dict[int, CreateOutcome] = {}
 
     async def store(self) -> list[CreateOutcome]:

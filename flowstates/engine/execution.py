@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -106,15 +106,21 @@ class Execution:
         """The first column of each row of query `name`."""
         return [row[0] for row in await self.rows(name, *arguments, filter=filter, timeout=timeout)]
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self, name: str, filter: FlowRunStateFilter | None, on_unreadable: OnUnreadable | None, timeout: float | None
-    ) -> AsyncIterator[AsyncIterator[FlowRunState]]:
+    ) -> AbstractAsyncContextManager[AsyncIterator[FlowRunState]]:
         """The records of the read `name`, a batch at a time from a cursor on the server, which is gone when the block is left.
 
         A row that does not fit its record goes to `on_unreadable`; without one it is raised. `timeout` is for the connection, and for each batch.
         """
-        text, arguments = filled(name, self.layout, (), filter)
+        # Filled here, where the filter was checked, and not when the block is entered.
+        return self._stream(filled(name, self.layout, (), filter), on_unreadable, timeout)
+
+    @asynccontextmanager
+    async def _stream(
+        self, statement: Statement, on_unreadable: OnUnreadable | None, timeout: float | None
+    ) -> AsyncIterator[AsyncIterator[FlowRunState]]:
+        text, arguments = statement
         timeout = seconds(timeout)
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(timeout):
