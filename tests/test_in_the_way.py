@@ -25,6 +25,23 @@ KEEPS_BACK = """
 create function keep_back() returns trigger language plpgsql as $$ begin return null; end $$;
 create trigger keep_back before {event} on {table} for each row {condition} execute function keep_back();
 """
+CHANGES_ROWS = """
+create function change_rows() returns trigger language plpgsql as $$ begin {change}; return coalesce(new, old); end $$;
+create trigger change_rows before {event} on {table} for each row execute function change_rows();
+"""
+CHANGES = [
+    ("insert", "flow_run_state", change)
+    for change in (
+        "new.id := gen_random_uuid()", "new.timestamp := new.timestamp + interval '1 s'", "new.flow_run_id := gen_random_uuid()",
+        "new.type := 'FAILED'", "new.name := 'theirs'", "new.transaction := '3'",
+    )
+] + [
+    (event, "flow_run", change)
+    for event in ("insert", "update")
+    for change in (
+        "new.id := gen_random_uuid()", "new.state_id := gen_random_uuid()", "new.state_type := 'FAILED'", "new.state_name := 'theirs'",
+    )
+]  # fmt: skip
 UNDOES = """
 create function undo() returns trigger language plpgsql as $$
 begin perform pg_sleep({seconds}); raise exception 'once more' using errcode = '40001'; end $$;
@@ -125,6 +142,53 @@ async def test_a_trigger_that_keeps_rows_back_lets_nothing_be_changed(
                 else:
                     await write(states)
             assert await table.stored() == before
+
+
+@pytest.mark.parametrize("in_transaction", [False, True], ids=["alone", "in a transaction"])
+@pytest.mark.parametrize(("event", "on", "change"), CHANGES)
+async def test_a_trigger_that_changes_rows_lets_nothing_be_changed(table: Table, event: str, on: str, change: str, in_transaction: bool) -> None:
+    states, run = FlowRunStateRepository(table.pool), uuid4()
+    await states.create_flow_run_state(run, PENDING)
+    await table.pool.execute(CHANGES_ROWS.format(event=event, table=on, change=change))
+    before = await table.stored()
+    for at in (run, uuid4()):
+
+        async def create(states: FlowRunStateRepository, at: UUID = at) -> None:
+            await states.create_flow_run_state(at, RUNNING)
+
+        async def bulk(states: FlowRunStateRepository, at: UUID = at) -> None:
+            await states.create_flow_run_states([new(at), new(at), new(uuid4())])
+
+        # One create does not insert a known run, nor update a new one. A batch moves the row that it inserts.
+        is_met = on == "flow_run_state" or event == ("update" if at is run else "insert")
+        is_put_right = event == "insert" and on == "flow_run" and change.partition(" ")[0] in ("new.state_id", "new.state_type", "new.state_name")
+        for write in (*([create] if is_met else []), *([] if is_put_right else [bulk])):
+            with pytest.raises(FlowStatesError, match="trigger"):  # noqa: PT012 (a transaction, and what is asked in it)
+                if in_transaction:
+                    async with table.pool.acquire() as connection, connection.transaction():
+                        await write(FlowRunStateRepository(connection))
+                else:
+                    await write(states)
+            assert await table.stored() == before
+
+
+async def test_a_trigger_that_changes_what_is_the_owners_is_let_be(table: Table) -> None:
+    await table.pool.execute(CHANGES_ROWS.format(event="insert", table="flow_run_state", change="new.message := 'theirs'"))
+    states, run = FlowRunStateRepository(table.pool), uuid4()
+    assert (await states.create_flow_run_state(run, RUNNING)).message == "theirs"
+    assert [outcome.status for outcome in await states.create_flow_run_states([new(run), new(uuid4())])] == ["created"] * 2
+    assert {state.message for state in await states.read_flow_run_states(run)} == {"theirs"}
+    assert await wrong_rows(table.pool) == []
+
+
+async def test_a_batch_is_compared_only_where_a_trigger_may_change_it(table: Table) -> None:
+    states = FlowRunStateRepository(table.pool)
+    for event, times in (("delete", 0), ("update", 1)):
+        await table.pool.execute(CHANGES_ROWS.format(event=event, table="flow_run", change="perform 1"))
+        table.counts.clear()
+        await states.create_flow_run_states([new(uuid4())])
+        assert table.counts["create_flow_run_states.meant"] == times
+        await table.pool.execute("drop function change_rows cascade")
 
 
 async def test_a_trigger_that_keeps_rows_back_is_met_a_few_times(table: Table) -> None:

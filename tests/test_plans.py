@@ -234,6 +234,7 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
         "create_flow_run_states.heads": {"": Guard(RUN, 30)},  # each row is written, and where it finds no room in both indexes
         "create_flow_run_states.currents": {"": Guard(RUN | HISTORY, 20, a_row=10, ordered=True)},
         "create_flow_run_states.unused": {"": Guard(RUN, 10, a_row=10)},
+        "create_flow_run_states.meant": {"": Guard(RUN | HISTORY | ID, 30, a_row=10)},
         "create_flow_run_states.taken": {"": Guard(HISTORY, 10)},
         "create_flow_run_states.present": {"": Guard(ID, 10)},
         # Ten runs, whose rows are looked at, locked and changed.
@@ -331,6 +332,7 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "create_flow_run_states.heads": (ASKED,),
     "create_flow_run_states.currents": (ASKED,),
     "create_flow_run_states.unused": (ASKED,),
+    "create_flow_run_states.meant": (json.dumps([[RUN_7, "RUNNING", id, str(MIDDLE), "Running", "5"] for id in IDS]), ASKED),
     "create_flow_run_states.taken": (ASKED, [str(MIDDLE)] * len(ASKED)),
     "prune.oldest": (list(StateType),),
     "flowstates prune.runs": (*OLD, "false"),

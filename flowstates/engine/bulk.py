@@ -96,6 +96,9 @@ class _Batch:
         # Texts compare and hash several times faster than UUIDs, in the same order.
         self._parameters = [state.parameters for state in states]
         self._outcomes: dict[int, CreateOutcome] = {}
+        # What was copied, as JSON, where a trigger may have changed it.
+        self._meant: list[str] = []
+        self._may_change = False
 
     async def store(self) -> list[CreateOutcome]:
         """The outcome of each state."""
@@ -129,6 +132,8 @@ class _Batch:
             _all_there(len(moved), await self._ask("create_flow_run_states.currents", moved))
         if unused := [id for id, run in touched.items() if run.newest is None]:
             await self._ask("create_flow_run_states.unused", unused)
+        if self._may_change:
+            await self._compare([id for id, run in touched.items() if run.newest is not None])
         await self._settle([index for index in range(len(self._states)) if index not in self._outcomes])
         return [self._outcomes[index] for index in range(len(self._states))]
 
@@ -139,7 +144,11 @@ class _Batch:
         ids = list(dict.fromkeys(map(self._run_of, pending)))
         rows = await self._ask("create_flow_run_states.heads", ids)
         _all_there(len(ids), rows)
-        return {id: _Run(None if timestamp is None else int(timestamp), transaction, int(now)) for id, timestamp, transaction, now in rows}
+        self._may_change = rows[0]["may_change"] == "true"
+        runs = {id: _Run(None if timestamp is None else int(timestamp), transaction, int(now)) for id, timestamp, transaction, now, _ in rows}
+        if not runs.keys() >= set(ids):
+            raise FlowStatesError("rows of flow_run are of other runs, so all is undone: a trigger on flow_run changes rows")
+        return runs
 
     async def _read_taken(self, pending: Sequence[int], runs: dict[str, _Run]) -> None:
         """Finds the stored timestamps that a given one might meet."""
@@ -168,6 +177,7 @@ class _Batch:
     async def _copy(self, pending: Sequence[int], runs: dict[str, _Run]) -> None:
         outcomes: dict[int, CreateOutcome] = {}
         lines: list[str] = []
+        meant: list[str] = []
         for index in pending:
             state = self._states[index]
             run_id, type_, id_, time_text, *others = self._parameters[index]
@@ -183,6 +193,8 @@ class _Batch:
                 time_text = time.isoformat()
             outcomes[index] = CreateOutcome(state.id, "created", time)
             run.take(timestamp)
+            if self._may_change:
+                meant.append(json.dumps([run_id, type_, id_, time_text, others[0], run.transaction], ensure_ascii=False))
             lines.append("\t".join(map(_escaped, (run_id, type_, id_, time_text, *others, run.transaction))) + "\n")
         if lines:
             try:
@@ -193,6 +205,19 @@ class _Batch:
             if status != f"COPY {len(lines)}":
                 raise FlowStatesError(f"{status} of {len(lines)} states, so all are undone: a trigger on flow_run_state keeps rows back")
         self._outcomes |= outcomes
+        self._meant = meant
+
+    async def _compare(self, run_ids: Sequence[str]) -> None:
+        """Whether a trigger has changed what was stored; FlowStatesError if so."""
+        states = runs = 0
+        for start, end in _parts(self._meant):
+            found = (await self._ask("create_flow_run_states.meant", f"[{','.join(self._meant[start:end])}]", run_ids if start == 0 else []))[0]
+            states, runs = states + int(found["states"]), runs + int(found["runs"])
+        if self._meant and (states, runs) != (len(self._meant), len(run_ids)):
+            raise FlowStatesError(
+                f"{states} of {len(self._meant)} states and {runs} of {len(run_ids)} rows of flow_run are as they were to be, so all are undone: a "
+                "trigger on flow_run_state or flow_run changes the run, id, type, name, timestamp or transaction of rows"
+            )
 
     async def _ask(self, name: str, *arguments: Argument) -> list[asyncpg.Record]:
         return await self._connection.fetch(queries.query(name, self._execution.layout), *arguments)

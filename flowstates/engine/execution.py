@@ -89,7 +89,10 @@ class Execution:
             except asyncpg.DivisionByZeroError as error:
                 if error.context:
                     raise  # it was in somebody's function
-                raise FlowStatesError("nothing was stored: a trigger before insert on flow_run_state keeps rows back") from None
+                raise FlowStatesError(
+                    "nothing was stored: a trigger on flow_run_state or flow_run keeps rows back, or changes the run, id, type, name, timestamp or "
+                    "transaction of one"
+                ) from None
         return to_states(rows)[0] if rows else None
 
     async def rows(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[asyncpg.Record]:

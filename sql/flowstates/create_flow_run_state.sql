@@ -14,7 +14,7 @@ with moved as (
        and ($11::text[] is null or flow_run.state_type::text = any ($11::text[]))
        and flow_run.state_id <> $3::text::uuid -- a repeat of the current state
        and /* slot: is_free */ not exists (select from flow_run_state where id = $3::text::uuid) /* end */
-    returning flow_run.state_timestamp as timestamp, flow_run.transaction
+    returning flow_run.id, flow_run.state_id, flow_run.state_type, flow_run.state_name, flow_run.state_timestamp as timestamp, flow_run.transaction
 ), made as (
     -- A new run. Not by `on conflict do update`: where the snapshot has a run that was deleted meanwhile, that would pass by the expectation.
     insert into flow_run (id, state_id, state_type, state_name, state_timestamp, transaction)
@@ -24,17 +24,23 @@ with moved as (
        and not exists (select from flow_run where id = $1::text::uuid)
        and /* slot: is_free */ not exists (select from flow_run_state where id = $3::text::uuid) /* end */
         on conflict do nothing
-    returning flow_run.state_timestamp as timestamp, flow_run.transaction
+    returning flow_run.id, flow_run.state_id, flow_run.state_type, flow_run.state_name, flow_run.state_timestamp as timestamp, flow_run.transaction
 ), stored as (
     insert into flow_run_state as state
            (flow_run_id, type, id, timestamp, name, message, state_details, data, result_artifact_id, transaction)
     select $1::text::uuid, $2::text::state_type, $3::text::uuid, at.timestamp, $5::text, $6::text, $7::text::jsonb, $8::text::jsonb,
            $9::text::uuid, at.transaction
       from (select timestamp, transaction from moved union all select timestamp, transaction from made) as at
-    returning /* slot: state */ state.* /* end */
+    returning state.*
 )
--- A division by zero where the run's row was changed and no state stored, which somebody's trigger can do: so neither is.
-select stored.*
-  from (select from moved union all select from made) as at
-  left join stored on true
- where 1 / (stored.id is not null)::int = 1;
+-- A division by zero where no state was stored, or the state or the run's row is another than was meant, which somebody's trigger can do: so
+-- neither is.
+select /* slot: state */ state.* /* end */
+  from (select id, state_id, state_type, state_name, timestamp, transaction from moved
+        union all
+        select id, state_id, state_type, state_name, timestamp, transaction from made) as at
+  left join stored as state on true
+ where 1 / coalesce(
+           (state.flow_run_id, state.id, state.type, state.name) = ($1::text::uuid, $3::text::uuid, $2::text::state_type, $5::text)
+           and (state.flow_run_id, state.id, state.type, state.name, state.timestamp, state.transaction)
+             = (at.id, at.state_id, at.state_type, at.state_name, at.timestamp, at.transaction), false)::int = 1;
