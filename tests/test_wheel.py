@@ -52,6 +52,31 @@ def test_a_checkout_works_from_the_path_alone(tmp_path: Path, own_dsn: str) -> N
 
 
 @pytest.mark.once
+def test_a_copy_or_a_link_of_the_package_takes_no_strangers_sql(tmp_path: Path, own_dsn: str) -> None:
+    def run(project: Path) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(project)}
+        return subprocess.run(
+            [sys.executable, "-c", LIBRARY, own_dsn], cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=300
+        )
+
+    copied, linked, alone = (tmp_path / name for name in ("copied", "linked", "alone"))
+    for project in (copied, linked, alone):
+        project.mkdir()
+    plant_a_stranger(copied)
+    plant_a_stranger(linked)
+    (copied / "sql/README.md").write_text("# SQL\n")
+    shutil.copytree(ROOT / "flowstates", copied / "flowstates")
+    shutil.copytree(ROOT / "flowstates", alone / "flowstates")
+    (linked / "flowstates").symlink_to(ROOT / "flowstates")
+    for project in (copied, alone):
+        done = run(project)
+        assert done.returncode == 1
+        assert f"FlowStatesError: the package at {project / 'flowstates'} has no SQL" in done.stderr
+        shutil.copytree(ROOT / "sql", project / "flowstates/sql")
+    assert [run(project).stdout.splitlines()[1:] for project in (linked, copied, alone)] == [["True", "True False"]] * 3
+
+
+@pytest.mark.once
 def test_the_wheel_works_alone_in_a_clean_environment(tmp_path: Path, own_dsn: str) -> None:
     def run(*command: str | Path) -> str:
         return subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=300).stdout

@@ -7,16 +7,29 @@ from importlib.resources.abc import Traversable
 from itertools import dropwhile
 from pathlib import Path
 
+from flowstates.errors import FlowStatesError
 from flowstates.values import Layout
+
+_HEADING = "# The SQL of flowstates\n"  # of its README
 
 
 @cache
 def root() -> Traversable:
-    """The folder `sql`: inside the installed package, or beside the package in a checkout, which has none inside."""
+    """The folder `sql`: inside the installed package, or beside the package in a checkout, which has none inside; FlowStatesError without either."""
     package = Path(__file__).parent.parent
-    inside = package / "sql"
-    # Beside an installed package may be a stranger's folder of that name.
-    return inside if inside.is_dir() else package.parent / "sql"
+    # A link may lead to a checkout's package.
+    for inside in (package / "sql", package.resolve() / "sql"):
+        if inside.is_dir():
+            return inside
+    beside = package.resolve().parent / "sql"
+    # Beside a copy of the package may be another project's folder of that name.
+    readme = beside / "README.md"
+    if readme.is_file() and readme.read_text("utf-8", errors="replace").startswith(_HEADING):
+        return beside
+    raise FlowStatesError(
+        f"the package at {package} has no SQL: {inside} is not there, and {beside} is not that of flowstates; "
+        "install flowstates, or copy the folder sql of its source into the package"
+    )
 
 
 @cache
