@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from unittest.mock import ANY
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -273,6 +274,55 @@ async def test_the_same_id_twice_in_a_batch(pool: Pool) -> None:
     outcomes = await states.create_flow_run_states([state, new(run, id=state.id, data={"a": 1.0}), new(run, id=state.id)])
     assert [outcome.status for outcome in outcomes] == ["created", "present", "refused"]
     assert await states.create_flow_run_states([]) == []
+
+
+@pytest.mark.parametrize("others", [0, 1, 5])
+async def test_the_same_id_twice_of_which_the_first_is_refused_for_its_time(pool: Pool, others: int) -> None:
+    states, (run, other) = FlowRunStateRepository(pool), (uuid4(), uuid4())
+    await states.create_flow_run_state(run, PENDING, timestamp=NOON)
+    state = new(run)
+    again = [new(other) for _ in range(others)]
+    outcomes = await states.create_flow_run_states([state, *again[:1], state, *again[1:]], on_tie="refuse")
+    refused = CreateOutcome(state.id, "refused", reason="its timestamp is taken in its run")
+    assert [outcome for outcome in outcomes if outcome.id == state.id] == [refused, refused]
+    assert [outcome.status for outcome in outcomes if outcome.id != state.id] == ["created", *["refused"] * (others - 1)][:others]
+    assert (await length(pool, run), await length(pool, other)) == (1, min(others, 1))
+
+
+async def test_the_second_of_an_id_is_stored_where_the_first_is_refused(pool: Pool) -> None:
+    states, (run, other, none) = FlowRunStateRepository(pool), (uuid4(), uuid4(), uuid4())
+    await states.create_flow_run_state(run, PENDING, timestamp=NOON)
+    refused, id_ = new(run), uuid4()
+    later = new(run, id=refused.id, timestamp=NOON + MICROSECOND)
+    batch = [refused, later, later, new(run, id=id_), new(other, id=id_), new(none, id=id_)]
+    outcomes = await states.create_flow_run_states(batch, on_tie="refuse")
+    assert [outcome.status for outcome in outcomes] == ["refused", "created", "present", "refused", "created", "refused"]
+    assert [await length(pool, each) for each in (run, other, none)] == [2, 1, 0]
+    assert await states.create_flow_run_states(batch[1:2], on_tie="refuse") == [CreateOutcome(later.id, "present", NOON + MICROSECOND)]
+
+
+@pytest.mark.parametrize("id", [UUID(int=0), UUID(int=2**128 - 1)])
+async def test_any_id_can_be_a_states_or_a_runs(own_database: str, id: UUID) -> None:
+    async with create_pool(own_database) as pool:
+        states = FlowRunStateRepository(pool)
+        for run in (id, uuid4()):
+            assert await states.create_flow_run_states([new(run, id=id), new(run, timestamp=NOON - MICROSECOND)]) == [
+                CreateOutcome(id, "created", NOON),
+                CreateOutcome(ANY, "created", NOON - MICROSECOND),
+            ]
+            assert await length(pool, run) == 2
+            assert await states.create_flow_run_states([new(run), new(run, id=id)]) == [ANY, CreateOutcome(id, "present", NOON)]
+            assert await length(pool, run) == 3
+            assert (await states.create_flow_run_states([new(uuid4(), id=id)]))[0].status == "refused"
+            await states.delete_flow_run_states(flow_run_ids=[run])
+            assert (await states.create_flow_run_state(run, RUNNING, id=id, expected=None)).id == id
+            second = await states.create_flow_run_state(run, RUNNING, expected=id)
+            await states.create_flow_run_states([new(run)])
+            assert await states.delete_flow_run_states(flow_run_state_ids=[second.id]) == [second.id]
+            assert await states.delete_flow_run_state(id)
+            assert await length(pool, run) == 1
+            await states.delete_flow_run_states(flow_run_ids=[run])
+        assert await pool.fetchval("select count(*) from flow_run") == 0
 
 
 async def test_an_id_of_another_run_is_refused_though_its_own_run_is_new(pool: Pool) -> None:

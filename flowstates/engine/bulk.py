@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -102,11 +103,7 @@ class _Batch:
 
     async def store(self) -> list[CreateOutcome]:
         """The outcome of each state."""
-        firsts: dict[str | None, int] = {}
-        for index, parameters in enumerate(self._parameters):
-            firsts.setdefault(parameters[2], index)
-        # Runs in the order of their ids, the same for all writers; a sort is stable, so within a run the order is the given one.
-        pending = sorted(firsts.values(), key=self._run_of)
+        pending = list(range(len(self._states)))
         look_up_all = False
         tries_in_vain = 0
         seen = None
@@ -176,11 +173,14 @@ class _Batch:
 
     async def _copy(self, pending: Sequence[int], runs: dict[str, _Run]) -> None:
         outcomes: dict[int, CreateOutcome] = {}
-        lines: list[str] = []
+        lines: list[tuple[str, str]] = []
         meant: list[str] = []
+        made = set()
         for index in pending:
             state = self._states[index]
             run_id, type_, id_, time_text, *others = self._parameters[index]
+            if id_ in made:
+                continue  # it is told beside what is stored then
             run = runs[self._run_of(index)]
             wanted = run.next() if state.timestamp is None else _micros(state.timestamp)
             timestamp = run.free(wanted)
@@ -193,12 +193,16 @@ class _Batch:
                 time_text = time.isoformat()
             outcomes[index] = CreateOutcome(state.id, "created", time)
             run.take(timestamp)
+            made.add(id_)
             if self._may_change:
                 meant.append(json.dumps([run_id, type_, id_, time_text, others[0], run.transaction], ensure_ascii=False))
-            lines.append("\t".join(map(_escaped, (run_id, type_, id_, time_text, *others, run.transaction))) + "\n")
+            lines.append((self._run_of(index), "\t".join(map(_escaped, (run_id, type_, id_, time_text, *others, run.transaction))) + "\n"))
         if lines:
+            # Runs in the order of their ids, the same for all writers; a sort is stable, so within a run the order is the given one.
+            lines.sort(key=itemgetter(0))
+            source = _messages([line for _, line in lines])
             try:
-                status = await self._connection.copy_to_table("flow_run_state", source=_messages(lines), columns=_COLUMNS, encoding="utf-8")
+                status = await self._connection.copy_to_table("flow_run_state", source=source, columns=_COLUMNS, encoding="utf-8")
             except asyncpg.FeatureNotSupportedError as error:
                 error.add_note("batches are stored by COPY: create these states one by one, or as a role that row level security lets by")
                 raise

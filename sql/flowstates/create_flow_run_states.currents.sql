@@ -10,5 +10,5 @@ update flow_run
         order by state.timestamp desc
         limit 1) as newest
  where flow_run.id = run.id
-   and flow_run.state_id <> newest.id
+   and flow_run.state_timestamp <> newest.timestamp
 returning flow_run.id::text;

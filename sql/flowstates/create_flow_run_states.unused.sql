@@ -2,4 +2,4 @@
 -- Takes back the rows of new runs of which no state was stored.
 delete from flow_run
  where id = any ($1::text[]::uuid[])
-   and state_id = '00000000-0000-0000-0000-000000000000';
+   and state_timestamp = '-infinity';
