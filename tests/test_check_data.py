@@ -74,7 +74,8 @@ async def test_a_run_that_disagrees_with_its_states_is_named_and_mended(
     assert await check(connection) == []
     (mismatch,) = await check(connection, data=True)
     mend = mismatch.mend
-    assert mend == queries.catalog("mend_flow_runs")
+    assert mend is not None
+    assert mend.endswith(queries.catalog("mend_flow_runs"))
     assert mismatch == Mismatch(f"run {runs[place]}", expected.format(**names), found.format(**names), mend)
     await psql(own_dsn, mend)
     assert await check(connection, data=True) == []
@@ -84,6 +85,65 @@ async def test_a_run_that_disagrees_with_its_states_is_named_and_mended(
         made = await states.create_flow_run_state(run, StateType.COMPLETED)
         assert await states.delete_flow_run_state(made.id)
     assert await check(connection, data=True) == []
+
+
+@pytest.mark.parametrize("schema", ["own", 'O\'wn, "$$" \\ :é'])
+async def test_what_is_printed_mends_the_schema_that_was_looked_at(own_dsn: str, connection: Connection, schema: str) -> None:
+    quoted = '"' + schema.replace('"', '""') + '"'
+    await connection.execute(f"{PREFECT_TABLES} insert into flow_run default values; create schema {quoted}; set search_path = {quoted}")
+    runs = await filled(connection)
+    await connection.execute(UNSEEN.format("delete from flow_run"))
+    (mend,) = {mismatch.mend for mismatch in await check(connection, data=True)}
+    assert mend is not None
+    # A session whose search path finds others, or nothing, and one with temporary tables.
+    temporary = "create temporary table flow_run as select gen_random_uuid() as id;"
+    await psql(own_dsn, f"{temporary} {mend} select 1 / count(*) from pg_temp.flow_run;")
+    assert await check(connection, data=True) == []
+    assert await connection.fetchval("select count(*) from public.flow_run") == 1
+    assert (await FlowRunStateRepository(connection).read_current_flow_run_states(runs)).keys() == set(runs)
+
+
+@pytest.mark.parametrize("table", ["flow_run", "flow_run_state"])
+async def test_where_rows_may_be_hidden_nothing_is_offered(own_dsn: str, connection: Connection, table: str) -> None:
+    runs = await filled(connection)
+    role = f"reader_{connection.get_server_pid()}"
+    await connection.execute(f"create role {role}; grant all on flow_run, flow_run_state, flowstates_migration to {role}")
+    await connection.execute(f"alter table {table} enable row level security")
+    # Who owns the tables sees all rows.
+    assert [mismatch.where for mismatch in await check(connection, data=True)] == [f"row level security of {table}"]
+    await connection.execute(f"update flow_run set state_name = 'x'; create policy all_rows on {table} using (true); set role {role}")
+    found = [mismatch for mismatch in await check(connection, data=True) if mismatch.where.startswith("run ")]
+    assert [mismatch.where for mismatch in found] == [f"run {run}" for run in runs]
+    assert {mismatch.mend for mismatch in found} == {None}
+    assert all(mismatch.found.endswith("; row level security may hide rows from this role, so nothing is offered to mend it") for mismatch in found)
+    await connection.execute("reset role")
+    (mend,) = {mismatch.mend for mismatch in await check(connection, data=True) if mismatch.where.startswith("run ")}
+    assert mend is not None
+    # The right text in the wrong hands.
+    await connection.execute(f"set role {role}")
+    with pytest.raises(asyncpg.RaiseError, match="row level security may hide rows"):
+        await connection.execute(mend)
+    await connection.execute("reset role")
+    await psql(own_dsn, mend)
+    assert [mismatch.where for mismatch in await check(connection, data=True)] == [f"row level security of {table}"]
+    assert (await FlowRunStateRepository(connection).read_current_flow_run_states(runs)).keys() == set(runs)
+    await connection.execute(f"drop owned by {role}; drop role {role}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "create schema other; alter table flow_run set schema other; set search_path = public, other",
+        "create table child () inherits (flow_run)",
+        "create rule keep as on delete to flow_run do instead nothing",
+    ],
+)
+async def test_where_the_tables_are_tied_to_others_nothing_is_offered(connection: Connection, change: str) -> None:
+    await filled(connection)
+    await connection.execute(UNSEEN.format(f"update flow_run set state_name = 'x'; {change}"))
+    found = await check(connection, data=True)
+    assert len(found) == 4
+    assert {mismatch.mend for mismatch in found} == {None}
 
 
 async def test_a_later_number_of_a_run_is_kept(own_dsn: str, connection: Connection) -> None:
@@ -288,6 +348,7 @@ async def test_the_command_names_them_and_prints_what_mends_them(own_dsn: str, c
     title, _, statement = mend.partition("\n")
     assert title == "This mends rows in flow_run; paste it into psql:"
     assert statement == records[0]["mend"]
+    assert "set search_path = public, pg_temp;\n" in statement
     await psql(own_dsn, statement)
     assert (await asyncio.to_thread(invoke, "check", "--data", "--database-url", own_dsn))[0] == 0
 

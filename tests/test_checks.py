@@ -5,6 +5,8 @@ import pytest
 
 from flowstates import InvalidInputError, Mismatch, check, migrate
 from flowstates.database.definitions import functions, triggers
+from flowstates.database.layouts import LAYOUTS as LAYOUTS_OF_TABLES
+from flowstates.engine import queries
 from flowstates.values import Layout
 from tests.conftest import Connection
 from tests.servers import PREFECT_TABLES, create_database, drop_database
@@ -61,6 +63,14 @@ async def test_a_change_that_hinders_is_named(connection: Connection, layout: La
     assert str(mismatches[0]).startswith(f"{mismatches[0].where}: expected ")
 
 
+TRIGGERS_OF_RUNS = (
+    "drop trigger tr_flow_run__delete on child; create trigger tr_flow_run__delete after delete on flow_run"
+    " referencing old table as gone for each statement execute function follow_deleted_runs();"
+    "drop trigger tr_flow_run__truncate on child; create trigger tr_flow_run__truncate after truncate on flow_run"
+    " for each statement execute function follow_deleted_runs();"
+)
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [
@@ -77,6 +87,62 @@ async def test_a_change_that_hinders_is_named(connection: Connection, layout: La
         ("alter table flow_run alter transaction type bigint using 1", "column flow_run.transaction"),
         ("alter table flow_run_state drop constraint ck_flow_run_state__timestamp", "constraint ck_flow_run_state__timestamp of flow_run_state"),
         ("alter table flow_run_state add extra int not null", "column flow_run_state.extra"),
+        ("alter table flow_run_state alter timestamp set default now()", "column flow_run_state.timestamp"),
+        ("alter table flow_run_state alter transaction drop default", "column flow_run_state.transaction"),
+        ("alter table flow_run alter state_id set default gen_random_uuid()", "column flow_run.state_id"),
+        ("alter table flow_run_state alter state_details set default '{\"retriable\": true}'", "column flow_run_state.state_details"),
+        ("alter table flow_run_state drop updated, add updated timestamptz not null default now()", "column flow_run_state.updated"),
+        (
+            "alter table flow_run_state drop updated, add updated timestamptz not null generated always as (timestamp) stored",
+            "column flow_run_state.updated",
+        ),
+        ("alter table flow_run_state set unlogged", "table flow_run_state"),
+        ("alter table flow_run set unlogged", "table flow_run"),
+        ("create table child () inherits (flow_run_state)", "inheritance of flow_run_state"),
+        ("create table parent (like flow_run); alter table flow_run inherit parent", "inheritance of flow_run"),
+        (
+            "create table parent (like flow_run_state including generated) partition by list (type);"
+            "alter table parent attach partition flow_run_state default",
+            "inheritance of flow_run_state",
+        ),
+        (
+            "alter table flow_run rename to child; create table flow_run (like child including all) partition by hash (id);"
+            f"{TRIGGERS_OF_RUNS} alter table child rename constraint pk_flow_run to pk",
+            "inheritance of flow_run",
+        ),
+        (
+            "alter table flow_run_state drop constraint ck_flow_run_state__name, add constraint ck_flow_run_state__name check (name <> 'x')",
+            "constraint ck_flow_run_state__name of flow_run_state",
+        ),
+        (
+            "alter table flow_run_state drop constraint ck_flow_run_state__timestamp, add constraint ck_flow_run_state__timestamp"
+            " check (timestamp >= '0001-01-03 00:00:00+00' and timestamp < '9999-12-31 00:00:00+00')",
+            "constraint ck_flow_run_state__timestamp of flow_run_state",
+        ),
+        (
+            "alter table flow_run_state drop constraint ck_flow_run_state__name, add constraint ck_flow_run_state__name check (name <> '') not valid",
+            "constraint ck_flow_run_state__name of flow_run_state",
+        ),
+        (
+            "drop index uq_flow_run_state__flow_run_id_timestamp;"
+            "create unique index uq_flow_run_state__flow_run_id_timestamp on flow_run_state (flow_run_id, timestamp)",
+            "index on flow_run_state (flow_run_id, timestamp)",
+        ),
+        (
+            "drop index ix_flow_run_state__timestamp_id;"
+            "create index ix_flow_run_state__timestamp_id on flow_run_state (timestamp, id) include (name)",
+            "index on flow_run_state (timestamp, id)",
+        ),
+        (
+            "drop index ix_flow_run__state_type_state_timestamp_id;"
+            "create index ix_flow_run__state_type_state_timestamp_id on flow_run (state_type, state_timestamp desc, id)",
+            "index on flow_run (state_type, state_timestamp, id)",
+        ),
+        (
+            "drop index ix_flow_run__state_type_state_timestamp_id;"
+            "create index ix_flow_run__state_type_state_timestamp_id on flow_run (state_timestamp, state_type, id)",
+            "index on flow_run (state_type, state_timestamp, id)",
+        ),
         (
             "drop index uq_flow_run_state__flow_run_id_timestamp; create index on flow_run_state (flow_run_id, timestamp)",
             "index on flow_run_state (flow_run_id, timestamp)",
@@ -147,6 +213,14 @@ DELETES = "after delete on flow_run_state referencing old table as gone for each
             "function follow_deleted_runs",
             HEAD.replace("set", "security definer set", 1),
         ),
+        *[
+            (f"alter function follow_deleted_states() {words}", "function follow_deleted_states", head)
+            for words, head in {
+                "stable": "returns trigger language plpgsql stable set search_path = pg_catalog",
+                "immutable strict": "returns trigger language plpgsql immutable strict set search_path = pg_catalog",
+                "leakproof parallel safe": "returns trigger language plpgsql leakproof parallel safe set search_path = pg_catalog",
+            }.items()
+        ],
         ("set session_replication_role = replica", "setting session_replication_role", "replica"),
         ("alter table flow_run enable row level security", "row level security of flow_run", "on"),
         ("alter table flow_run_state enable row level security", "row level security of flow_run_state", "on"),
@@ -161,6 +235,14 @@ DELETES = "after delete on flow_run_state referencing old table as gone for each
             "trigger t of flow_run",
             "before insert or update on flow_run for each row execute function strange()",
         ),
+        *[
+            (
+                f"{STRANGE} create trigger t before {event} on {table} for each row execute function strange()",
+                f"trigger t of {table}",
+                f"before {event} on {table} for each row execute function strange()",
+            )
+            for event, table in (("delete", "flow_run_state"), ("delete", "flow_run"), ("update", "flow_run"), ("insert or delete", "flow_run_state"))
+        ],
         ("create temporary table flow_run (id uuid)", "table flow_run", "a temporary table"),
         ("create temporary table flow_run_state (id uuid)", "table flow_run_state", "a temporary table"),
         ("alter table flow_run rename to runs; create view flow_run as select * from runs", "table flow_run", "a view"),
@@ -186,7 +268,9 @@ async def test_what_would_let_rows_and_histories_disagree_is_named(connection: C
     "change",
     [
         f"{STRANGE} create trigger t after insert on flow_run for each row execute function strange()",
-        f"{STRANGE} create trigger t before delete on flow_run for each row execute function strange()",
+        f"{STRANGE} create trigger t before delete on flow_run for each statement execute function strange()",
+        "drop index ix_flow_run_state__timestamp_id; create index other on flow_run_state (timestamp, id) include (message, type)",
+        "alter table flow_run_state add extra int default 1, add other int not null default 1, add check (extra > 0)",
         f"{STRANGE} create trigger t before insert on flow_run for each statement execute function strange()",
         f"{STRANGE} create trigger t before insert on flow_run for each row execute function strange(); alter table flow_run disable trigger t",
         "create table report (run uuid references flow_run on delete cascade)",
@@ -207,6 +291,39 @@ async def test_a_setting_that_quotes_all_names_changes_nothing(connection: Conne
     await connection.execute('create schema "Prefect""s"; set search_path = "Prefect""s"')
     await connection.execute(PREFECT_TABLES)
     assert await check(connection, layout="prefect", data=True) == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_settings_of_the_session_change_nothing_and_stay_as_they_are(connection: Connection, layout: Layout) -> None:
+    await make(connection, layout)
+    wanted = {"TimeZone": "Asia/Kolkata", "DateStyle": "German, DMY", "search_path": '"$user", public, pg_catalog'}
+    for name, value in wanted.items():
+        await connection.execute("select set_config($1, $2, false)", name, value)
+    # What hides a name, which the server then shows with its schema.
+    await connection.execute("create function public.clock_timestamp() returns timestamptz language sql return now()")
+    for _ in range(2):
+        async with connection.transaction():
+            assert await check(connection, layout=layout) == []
+            assert {name: await connection.fetchval("select current_setting($1)", name) for name in wanted} == wanted
+        assert await check(connection, layout=layout) == []
+        await connection.execute("alter table flow_run_state add check (timestamp > '2000-01-01')")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_a_database_that_fits_has_all_that_the_queries_ask(connection: Connection, layout: Layout) -> None:
+    await make(connection, layout)
+    for table in await connection.fetch("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"):
+        if (name := table["relname"]) not in LAYOUTS_OF_TABLES[layout]:
+            continue
+        columns = await connection.fetch("select attname from pg_attribute where attrelid = to_regclass($1) and attnum > 0", name)
+        for column in {row["attname"] for row in columns} - LAYOUTS_OF_TABLES[layout][name].columns.keys():
+            await connection.execute(f"alter table {name} drop column {column} cascade")
+    assert await check(connection, layout=layout) == []
+    folders = [queries.root() / "queries", queries.root() / layout]
+    names = {entry.name.removesuffix(".sql") for folder in folders for entry in folder.iterdir() if entry.name.endswith(".sql")}
+    # Results are deleted only where that is asked for, and came to Prefect later.
+    for name in names - {"prune.artifacts"}:
+        await connection.prepare(queries.query(name, layout))
 
 
 async def test_a_type_that_only_looks_alike_is_named(connection: Connection) -> None:
@@ -264,6 +381,8 @@ async def test_a_database_of_another_encoding_is_named(server_dsn: str, layout: 
             "none",
         ),
         ("alter table flow_run drop column state_timestamp", "column flow_run.state_timestamp", "timestamp with time zone", "none"),
+        ("alter table flow_run drop column state_name", "column flow_run.state_name", "character varying", "none"),
+        ("alter table flow_run drop column end_time", "column flow_run.end_time", "timestamp with time zone", "none"),
         ("alter table flow_run drop column state_id", "column flow_run.state_id", "uuid", "none"),
         ("alter table flow_run alter state_type type text", "column flow_run.state_type", "state_type", "text"),
         ("alter table artifact enable row level security", "row level security of artifact", "off, as it hides rows", "on"),

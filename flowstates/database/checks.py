@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
 
 import asyncpg
 
 from flowstates.database import definitions
-from flowstates.database.data import disagreeing_runs, unreadable_states
+from flowstates.database.data import disagreeing_runs, mending, unreadable_states
+from flowstates.database.layouts import LAYOUTS, Index, Table
 from flowstates.database.mismatches import Mismatch
 from flowstates.database.pool import has_pooler
 from flowstates.engine import queries
@@ -16,63 +16,6 @@ from flowstates.engine.connections import Acquired, AnyConnection, PoolOrConnect
 from flowstates.records import StateType
 from flowstates.values import Layout, flag, one_of, seconds
 
-
-class _Table(NamedTuple):
-    columns: dict[str, str]
-    unique: tuple[str, ...]
-    indexes: tuple[str, ...] = ()
-    checks: tuple[str, ...] = ()
-    foreign_keys: dict[str, str] = {}  # noqa: RUF012 (nobody changes it)
-    unfilled: tuple[str, ...] = ()  # columns that our inserts leave to the server
-
-
-_STATE = {
-    "id": "uuid not null",
-    "created": "timestamp with time zone not null",
-    "updated": "timestamp with time zone not null",
-    "type": "state_type not null",
-    "timestamp": "timestamp with time zone not null",
-    "name": "character varying not null",
-    "message": "character varying",
-    "state_details": "jsonb not null",
-    "data": "jsonb",
-    "flow_run_id": "uuid not null",
-    "result_artifact_id": "uuid",
-}
-_LAYOUTS: dict[Layout, dict[str, _Table]] = {
-    "flowstates": {
-        "flow_run_state": _Table(
-            columns={**_STATE, "transaction": "xid8 not null"},
-            unique=("id", "flow_run_id, timestamp"),
-            indexes=("timestamp, id", "transaction, timestamp, id"),
-            checks=("ck_flow_run_state__name", "ck_flow_run_state__state_details", "ck_flow_run_state__timestamp"),
-            unfilled=("created", "updated"),
-        ),
-        "flow_run": _Table(
-            columns={
-                "id": "uuid not null",
-                "state_id": "uuid not null",
-                "state_type": "state_type not null",
-                "state_name": "character varying not null",
-                "state_timestamp": "timestamp with time zone not null",
-                "transaction": "xid8 not null",
-            },
-            unique=("id",),
-            indexes=("state_type, state_timestamp, id",),
-        ),
-    },
-    "prefect": {
-        "flow_run_state": _Table(
-            columns=_STATE, unique=("id", "flow_run_id, timestamp"), foreign_keys={"flow_run_id": "flow_run (id) on delete cascade"}
-        ),
-        "flow_run": _Table(
-            columns={"id": "uuid not null", "state_id": "uuid", "state_type": "state_type", "state_timestamp": "timestamp with time zone"},
-            unique=("id",),
-            foreign_keys={"state_id": "flow_run_state (id) on delete set null"},
-        ),
-        "artifact": _Table(columns={"id": "uuid not null", "data": "json"}, unique=("id",)),
-    },
-}
 _FIRES = {"D": "one that is off", "R": "one that fires for replication only", "A": "one that fires for replication too"}
 
 
@@ -81,17 +24,19 @@ async def check(
 ) -> list[Mismatch]:
     """What of a database does not fit `layout`; [] if all does.
 
-    Columns, types, indexes, constraints, foreign keys and enum labels; on our own tables also the triggers and their functions, word for word, the
-    triggers of others that can change or keep back what is written, and migrations that this version does not know. Row level security and
-    rules are named, as they can hide rows. Names are looked up on the connection's search path. What is there beyond the layout fits, unless it
-    hinders: a label that the library does not know, a column that its inserts do not fill.
+    Columns, types, indexes, foreign keys and enum labels; on our own tables also defaults, check constraints, the triggers and their functions, word
+    for word, the triggers of others that can change or keep back what is written or deleted, and migrations that this version does not know. Row
+    level security, rules, inheritance and partitions are named, as they hide rows or add some, and unlogged tables. Names are looked up on the
+    connection's search path. What is there beyond the layout fits, unless it hinders: a label that the library does not know, a column that its
+    inserts do not fill.
 
     It reads the server's catalog, so it needs no right on the tables; which migrations were applied it reads where it may.
 
     With `data=True` it reads all rows too, in pages, where tables and columns fit. On our own tables it names the runs whose row in `flow_run` is not
-    what their newest state says, as after a restore in pieces, with the statement that mends them as `mend`. On Prefect's it names those whose
-    `state_id` names no state of theirs or whose `state_type` is not that state's, and has nothing to mend them with. On both it names the states that
-    do not fit their record. A hundred of either are named and the others counted. What others commit meanwhile is no mismatch.
+    what their newest state says, as after a restore in pieces, with what mends them as `mend`; without it where that could do harm, as row level
+    security may hide rows from this role, say. On Prefect's it names those whose `state_id` names no state of theirs or whose `state_type` is not
+    that state's, and has nothing to mend them with. On both it names the states that do not fit their record. A hundred of either are named and
+    the others counted. What others commit meanwhile is no mismatch.
 
     A connection that keeps prepared statements behind a pooler is named too, with `statement cache` as its `where`: `create_pool` says why and
     what cures it. A pooler in session mode, or one that keeps the statements apart, looks the same from here; then leave this one out. What
@@ -104,7 +49,7 @@ async def check(
     timeout = seconds(timeout)
     async with asyncio.timeout(timeout), Acquired(pool_or_connection, timeout) as connection:
         found = await _check_pooler(connection) + await _check_settings(connection)
-        tables = _LAYOUTS[layout]
+        tables = LAYOUTS[layout]
         lacking, places = [], {}
         for name, table in tables.items():
             there = await ask(connection, "read_table", name)
@@ -116,7 +61,7 @@ async def check(
                 lacking.append(Mismatch(f"table {name}", "a table on the search path", kind))
         found += lacking
         for name, place in places.items():
-            found += _check_place(name, place) + await _check_keys(connection, name, tables[name])
+            found += _check_place(name, place) + await _check_keys(connection, name, tables[name], layout)
         found += await _check_labels(connection)
         if layout == "flowstates":
             found += _check_schemas(places)
@@ -124,7 +69,11 @@ async def check(
                 found += await _check_triggers(connection, name)
             found += await _check_migrations(connection)
         if data and not lacking:
-            found += await disagreeing_runs(connection, layout) + await unreadable_states(connection, layout)
+            hides_rows = any(place["hides_rows"] for place in places.values())
+            # Where rows are hidden, or others' are among them, it would do harm.
+            is_safe = not hides_rows and not _check_schemas(places) and not any(place["ties"] or place["rules"] for place in places.values())
+            mend = mending(places["flow_run"]["quoted_schema"]) if layout == "flowstates" and is_safe else None
+            found += await disagreeing_runs(connection, layout, mend, hides_rows=hides_rows) + await unreadable_states(connection, layout)
         # Two triggers may have one function.
         return list(dict.fromkeys(found))
 
@@ -144,26 +93,31 @@ async def _check_settings(connection: AnyConnection) -> list[Mismatch]:
     return found if role != "replica" else [*found, Mismatch("setting session_replication_role", "origin, as else no trigger fires", role)]
 
 
-async def _check_columns(connection: AnyConnection, name: str, table: _Table, layout: Layout) -> list[Mismatch]:
+async def _check_columns(connection: AnyConnection, name: str, table: Table, layout: Layout) -> list[Mismatch]:
     rows = await ask(connection, "read_columns", name)
-    columns = {row["name"]: row["type"] + (" not null" if row["not_null"] else "") for row in rows}
+    # What fills Prefect's columns is Prefect's to say.
+    fillers = {row["name"]: f" {row['filler']}" if row["filler"] and layout == "flowstates" else "" for row in rows}
+    columns = {row["name"]: row["type"] + (" not null" if row["not_null"] else "") + fillers[row["name"]] for row in rows}
     found = [
-        Mismatch(f"column {name}.{column}", type_, columns.get(column, "none"))
-        for column, type_ in table.columns.items()
-        if columns.get(column) != type_
+        Mismatch(f"column {name}.{column}", expected, columns.get(column, "none"))
+        for column, expected in table.columns.items()
+        if columns.get(column) != expected
     ]
     if layout == "flowstates":
-        filled = table.columns.keys() - set(table.unfilled)
         found += [
             Mismatch(f"column {name}.{row['name']}", "none, or one with a default", columns[row["name"]])
             for row in rows
-            if row["name"] not in filled and row["not_null"] and not row["has_default"]
+            if row["name"] not in table.columns and row["not_null"] and not row["filler"]
         ]
     return found
 
 
 def _check_place(name: str, place: asyncpg.Record) -> list[Mismatch]:
     found = [Mismatch(f"row level security of {name}", "off, as it hides rows", "on")] if place["has_row_security"] else []
+    if place["ties"]:
+        found.append(Mismatch(f"inheritance of {name}", "none, as rows of other tables would count as its own", place["ties"]))
+    if place["is_unlogged"]:
+        found.append(Mismatch(f"table {name}", "a logged table, which a crash does not empty", "an unlogged one"))
     return [*found, Mismatch(f"rules of {name}", "none, as they change what is written", place["rules"])] if place["rules"] else found
 
 
@@ -174,13 +128,21 @@ def _check_schemas(places: dict[str, asyncpg.Record]) -> list[Mismatch]:
     return [Mismatch("schema of flow_run", f"that of flow_run_state, {schemas[0]}, where the triggers look", schemas[1])]
 
 
-async def _check_keys(connection: AnyConnection, name: str, table: _Table) -> list[Mismatch]:
-    indexes = [(row["columns"], row["is_unique"]) for row in await ask(connection, "read_indexes", name)]
-    found = [Mismatch(f"index on {name} ({key})", "a unique index", "none") for key in table.unique if (key, True) not in indexes]
-    keys = {key for key, _ in indexes}
-    found += [Mismatch(f"index on {name} ({key})", "an index", "none") for key in table.indexes if key not in keys]
-    checks = {row["name"] for row in await ask(connection, "read_checks", name)} if table.checks else set()
-    found += [Mismatch(f"constraint {key} of {name}", "a check", "none") for key in table.checks if key not in checks]
+async def _check_keys(connection: AnyConnection, name: str, table: Table, layout: Layout) -> list[Mismatch]:
+    rows = await ask(connection, "read_indexes", name)
+    found = []
+    for index in table.indexes:
+        there = [row for row in rows if row["columns"] == index.key]
+        if not any(_serves(index, row, layout) for row in there):
+            expected = _in_words(index.is_unique, index.included, is_ascending=True)
+            words = [_in_words(row["is_unique"], row["included"], row["is_ascending"]) for row in there]
+            found.append(Mismatch(f"index on {name} ({index.key})", expected, "; ".join(words) or "none"))
+    checks = {row["name"]: row["definition"] for row in await ask(connection, "read_checks", name)} if table.checks else {}
+    found += [
+        Mismatch(f"constraint {key} of {name}", expected, checks.get(key, "none"))
+        for key, expected in table.checks.items()
+        if checks.get(key) != expected
+    ]
     references: dict[str, list[str]] = {}
     for row in await ask(connection, "read_foreign_keys", name) if table.foreign_keys else ():
         references.setdefault(row["columns"], []).append(row["reference"] + ("" if row["is_on"] else ", switched off"))
@@ -189,6 +151,17 @@ async def _check_keys(connection: AnyConnection, name: str, table: _Table) -> li
         for column, reference in table.foreign_keys.items()
         if reference not in references.get(column, ())
     ]
+
+
+def _serves(index: Index, row: asyncpg.Record, layout: Layout) -> bool:
+    # Prefect's names and orders its own.
+    is_as_made = row["is_ascending"] or layout == "prefect"
+    return is_as_made and row["is_unique"] >= index.is_unique and set(filter(None, [index.included])) <= set(row["included"].split(", "))
+
+
+def _in_words(is_unique: bool, included: str, is_ascending: bool) -> str:
+    words = "a unique index" if is_unique else "an index"
+    return words + (f" that includes {included}" if included else "") + ("" if is_ascending else ", not in ascending order")
 
 
 async def _check_labels(connection: AnyConnection) -> list[Mismatch]:
@@ -204,7 +177,7 @@ async def _check_triggers(connection: AnyConnection, table: str) -> list[Mismatc
     rows = {row["name"]: row for row in await ask(connection, "read_triggers", table)}
     functions, ours = definitions.functions(), {name: trigger for name, trigger in definitions.triggers().items() if trigger.table == table}
     found = [
-        Mismatch(f"trigger {name} of {table}", "none of others that can change or keep back what is written", row["definition"])
+        Mismatch(f"trigger {name} of {table}", "none of others that can change or keep back what is written or deleted", row["definition"])
         for name, row in rows.items()
         if name not in ours and row["changes_rows"] and row["fires"] in ("O", "A")
     ]

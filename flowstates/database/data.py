@@ -33,16 +33,20 @@ class _Found:
         return self._named + ([Mismatch(self._what, self._expected, f"{self._more:,} more", self._mend)] if self._more else [])
 
 
-async def disagreeing_runs(connection: AnyConnection, layout: Layout) -> list[Mismatch]:
+def mending(schema: str) -> str:
+    """What mends the rows of `flow_run` in a schema, to be pasted into psql. The schema's name is given as SQL has it, in quotes if it needs them."""
+    return queries.fill(queries.catalog("use_schema"), "schema", schema) + queries.catalog("mend_flow_runs")
+
+
+async def disagreeing_runs(connection: AnyConnection, layout: Layout, mend: str | None, *, hides_rows: bool) -> list[Mismatch]:
     """The runs whose row in `flow_run` is not what their states say: the first hundred, and how many more there are."""
-    # Prefect's rows are Prefect's.
-    mend = queries.catalog("mend_flow_runs") if layout == "flowstates" else None
     found = _Found("runs", "rows in flow_run that agree with the states", mend)
+    doubt = "; row level security may hide rows from this role, so nothing is offered to mend it" if hides_rows else ""
     after = None
     while rows := await ask(connection, _RUNS[layout], after, str(_RUNS_A_PAGE)):
         for row in rows:
             if row["found"] is not None:
-                found.add(f"run {row['flow_run_id']}", row["expected"], row["found"])
+                found.add(f"run {row['flow_run_id']}", row["expected"], row["found"] + doubt)
         after = rows[-1]["flow_run_id"]
     return found.all()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Mismatch:
     """One thing that does not fit: `where` it is, what is `expected` there and what was `found`.
 
-    `mend` is a statement that mends it and all that have the same one, to be pasted into psql; None where there is none to give.
+    `mend` is what mends it and all that have the same one, to be pasted into psql; None where there is nothing to give.
     """
 
     where: str

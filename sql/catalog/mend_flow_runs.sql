@@ -2,8 +2,11 @@
 -- Gives each run the row in flow_run that its states say. It is for people to paste; the library prints it and never runs it.
 do $$
 begin
-    -- Who writes waits until this is done; who reads does not.
+    -- Who writes waits until this is done; who reads does not. It comes first, as the lock is worth something only if what is read is newer.
     lock table flow_run in share row exclusive mode;
+    if row_security_active('flow_run') or row_security_active('flow_run_state') then
+        raise exception 'row level security may hide rows of flow_run or flow_run_state' using hint = 'run this as a role that it lets by';
+    end if;
     -- A run without states has no row. What references such a row goes with it, or forbids all of this.
     delete from flow_run where not exists (select from flow_run_state where flow_run_state.flow_run_id = flow_run.id);
     insert into flow_run (id, state_id, state_type, state_name, state_timestamp, transaction)
