@@ -133,9 +133,10 @@ def _visits(parts: Sequence[_Part]) -> list[list[_Part]]:
     return visits
 
 
-def _overlaps(part: _Part, since: datetime, until: datetime) -> bool:
+def _overlaps(visit: Sequence[_Part], since: datetime, until: datetime) -> bool:
+    begin, end = visit[0].begin, visit[-1].end
     # What has no length is in the window when its moment is.
-    return since <= part.begin < until if part.end == part.begin else part.begin < until and part.end > since
+    return since <= begin < until if end == begin else max(begin, since) < min(end, until)
 
 
 def time_in_states(
@@ -155,9 +156,9 @@ def time_in_states(
         if rows is not None and rows[run].ended_before(since):
             continue
         for visit in _visits(_parts(history, filter, min(now, until), by)):
-            inside = [part for part in visit if _overlaps(part, since, until)]
-            if inside:
-                length = sum((min(part.end, until) - max(part.begin, since) for part in inside), ZERO)
+            if _overlaps(visit, since, until):
+                # Its parts follow each other without a gap.
+                length = min(visit[-1].end, until) - max(visit[0].begin, since)
                 lengths.setdefault((run if per_run else None, visit[0].key), []).append(length)
     return [
         TimeInState(run, key, len(of), sum(of, ZERO), max(of), *(sorted(of)[-(-len(of) * percent // 100) - 1] for percent in (50, 95, 99)))

@@ -113,6 +113,10 @@ zones = st.sampled_from([UTC, ZoneInfo("Asia/Kolkata"), ZoneInfo("Europe/Berlin"
 @st.composite
 def windows(draw: st.DrawFn) -> Question:
     zone = draw(zones)
+    if draw(st.booleans()):
+        # From one moment of states to another, the same one among them.
+        since, until = sorted((draw(times), draw(times)))
+        return {"since": since.astimezone(zone), "until": until.astimezone(zone)}
     # A day after all states Prefect's rows are no longer given the benefit of the doubt.
     since, length = (
         draw(times) + draw(st.sampled_from([timedelta(0)] * 3 + [timedelta(days=1)])),
@@ -216,6 +220,33 @@ async def test_time_in_states(
     # In which order is the server's collation's affair.
     assert {entry[:2]: entry for entry in measured} == {entry[:2]: entry for entry in model.time_in_states(states, filter, **asked, rows=rows)}
     assert len({entry[:2] for entry in measured}) == len(measured)
+
+
+@one_of_layouts
+@pytest.mark.parametrize(
+    ("begins", "since", "until", "lengths"),
+    [
+        ((0, 10), 9, 20, [1]),
+        ((0, 10), 10, 20, []),  # it ended there
+        ((0, 10), 11, 20, []),
+        ((0, 10), 5, 10, [5]),
+        ((0, 10), 0, 20, [10]),
+        ((0, 10), 5, 5, []),
+        ((10,), 10, 20, [0]),
+        ((10,), 9, 10, []),
+        ((10,), 10, 10, []),
+        ((10,), 11, 20, []),
+    ],
+)
+async def test_a_visit_counts_where_it_overlaps_the_window(
+    tables: Connection, layout: Layout, begins: tuple[int, ...], since: int, until: int, lengths: list[int]
+) -> None:
+    history = [model.state(RUNS[0], uuid5(RUNS[0], str(begin)), StateType.FAILED, START + begin * US) for begin in begins]
+    window: Question = {"since": START + since * US, "until": START + until * US}
+    async with stored(tables, layout, history):
+        measured = await FlowRunStateAnalytics(tables, layout=layout).measure_time_in_states(**window)
+    assert [(time.visits, time.total) for time in measured] == [(1, length * US) for length in lengths]
+    assert measured == model.time_in_states(history, **window, now=window["until"])
 
 
 @one_of_layouts

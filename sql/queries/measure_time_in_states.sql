@@ -38,15 +38,17 @@ with clock as (
                select begin, until, key, count(*) filter (where is_first) over (order by begin rows unbounded preceding) as visit
                  from part
                 where is_shown
+           ), whole as (
+               -- The parts of a visit follow each other without a gap.
+               select key, min(begin) as begin, max(until) as until from numbered group by visit, key
            )
            -- The window's ends are subqueries, since the server would read their texts again for every row.
-           select key, sum((extract(epoch from least(until, (select $2::text::timestamptz)) - greatest(begin, (select $1::text::timestamptz)))
-                            * 1000000)::bigint) as length
-             from numbered
-            -- A length inside the window, or a moment inside it.
-            where begin < (select $2::text::timestamptz)
-              and (until > (select $1::text::timestamptz) or (until = begin and begin = (select $1::text::timestamptz)))
-            group by visit, key
+           select key, (extract(epoch from least(until, (select $2::text::timestamptz)) - greatest(begin, (select $1::text::timestamptz)))
+                        * 1000000)::bigint as length
+             from whole
+            -- A length inside the window, or of a visit that has none its moment.
+            where greatest(begin, (select $1::text::timestamptz)) < least(until, (select $2::text::timestamptz))
+               or (until = begin and begin >= (select $1::text::timestamptz))
            ) as visit
 )
 select case when $5::text::boolean then flow_run_id end::text as flow_run_id, key, count(*)::text as visits, sum(length)::bigint::text as total,
