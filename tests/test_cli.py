@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import re
@@ -147,6 +148,13 @@ def test_each_command_is_among_those() -> None:
     assert {command[0] for command in COMMANDS} | {"demo"} == known
 
 
+def test_no_command_has_a_default_of_its_own_where_a_variable_has_one() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        parameters = inspect.signature(command.callback).parameters
+        assert [parameters[name].default for name in ("database_url", "layout") if name in parameters] in ([None], [None, None]), command
+
+
 def test_an_address_of_sqlalchemy_is_taken(dsn: str) -> None:
     assert run("check", "--database-url", dsn.replace("postgresql:", "postgresql+asyncpg:")).code == 0
 
@@ -184,6 +192,7 @@ def test_the_layout_is_the_variables_if_the_option_does_not_say(layout_dsns: dic
     monkeypatch.setenv("FLOWSTATES_LAYOUT", "prefect")
     assert run("list", SOME_ID) == Done(1, "", f"error: no states of run {SOME_ID}\n")
     assert run("durations", SOME_ID).code == 1
+    assert run("prune", "--older-than", "1d", "--keep", "last", "--dry-run").code == 0
     assert run("check") == Done(0, "the database fits the layout prefect\n", "")
     assert run("list", SOME_ID, "--layout", "flowstates") == others
     assert run("check", "--layout", "flowstates").code == 1

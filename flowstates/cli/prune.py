@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowstates.cli.database import exit_codes
-from flowstates.cli.options import DatabaseUrl, Json, LayoutName, LayoutOption, ask_retention, length_of
+from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, ask_retention, length_of
 from flowstates.cli.render import json_time, print_error_line, print_json_lines, print_line
 from flowstates.engine.pruning import Keep, PruneReport
 from flowstates.errors import InvalidInputError
@@ -73,7 +73,7 @@ def prune(
     artifacts: Annotated[bool, typer.Option("--artifacts", help="Of Prefect's histories also states that hold results, and the results.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     database_url: DatabaseUrl = None,
-    layout: LayoutOption = LayoutName.FLOWSTATES,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Delete old runs, or with --keep what of their histories is not to stay.
