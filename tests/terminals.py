@@ -12,7 +12,7 @@ import sys
 import termios
 import time
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from tests.test_cli import ROOT
 
@@ -20,17 +20,18 @@ from tests.test_cli import ROOT
 _START = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 _SECONDS = 60
 CTRL_C = "\x03"
+CTRL_D = "\x04"
 
 
 class Terminal:
-    """The command line in a terminal of its own, of so many columns."""
+    """The command line in a terminal of its own, of so many columns; with `stdout`, its output there."""
 
-    def __init__(self, *arguments: object, columns: int = 80, **env: str) -> None:
+    def __init__(self, *arguments: object, columns: int = 80, stdout: IO[bytes] | None = None, **env: str) -> None:
         self._ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         command = [sys.executable, "-c", _START, "-m", "flowstates.cli", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", **env}
-        self._process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        self._process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=stdout or theirs, stderr=theirs, start_new_session=True)
         os.close(theirs)
         self._bytes = b""
 

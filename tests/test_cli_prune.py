@@ -13,13 +13,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from typer.testing import CliRunner
 
 from flowstates import FlowRunStateRepository, StateType, create_pool, migrate
-from flowstates.cli import prune
-from flowstates.cli.app import app
 from tests.conftest import Pool
 from tests.servers import create_database, drop_database
+from tests.terminals import CTRL_C, CTRL_D, Terminal
 from tests.test_cli import Done, run
 from tests.test_retention import DAY, lengths, make
 
@@ -107,17 +105,24 @@ def test_where_nobody_can_be_asked_yes_is_to_be_said(own: str) -> None:
     assert "error: --yes: is needed where nobody can be asked" in done.err
 
 
-@pytest.mark.parametrize("answer", ["y", "n"])
-def test_on_a_terminal_it_shows_what_would_go_and_asks(own: str, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+@pytest.mark.parametrize(("answer", "code", "states"), [("y", 0, 0), ("perhaps\nYes", 0, 0), ("n", 1, 4), ("", 1, 4)])
+def test_on_a_terminal_it_shows_what_would_go_and_asks(own: str, answer: str, code: int, states: int) -> None:
     runs = on(own, lambda pool: make(pool, 1))
+    with Terminal("prune", "--database-url", own, "--older-than", "90d") as terminal:
+        assert "would go: 4 states of 1 runs\ndelete? [y/N]:" in terminal.until("y/N")
+        terminal.type_in(f"{answer}\n")
+        assert terminal.end() == code
+    assert ("error: nothing is deleted\n" in terminal.text, left(own, runs)) == (code == 1, [states])
 
-    class Terminal:
-        stdin = stderr = type("", (), {"isatty": staticmethod(lambda: True)})
 
-    monkeypatch.setattr(prune, "sys", Terminal)
-    result = CliRunner().invoke(app, ["prune", "--database-url", own, "--older-than", "90d"], input=answer)
-    assert "would go: 4 states of 1 runs\ndelete? [y/N]:" in result.stderr
-    assert (result.exit_code, left(own, runs)) == ((0, [0]) if answer == "y" else (1, [4]))
+@pytest.mark.parametrize("key", [CTRL_C, CTRL_D])
+def test_a_question_that_is_broken_off_is_130(own: str, key: str) -> None:
+    runs = on(own, lambda pool: make(pool, 1))
+    with Terminal("prune", "--database-url", own, "--older-than", "90d") as terminal:
+        terminal.until("y/N")
+        terminal.type_in(key)
+        assert terminal.end() == 130
+    assert ("Aborted" in terminal.text, "Traceback" in terminal.text, left(own, runs)) == (False, False, [4])
 
 
 def test_an_archive_comes_back_by_import(own: str, tmp_path: Path) -> None:

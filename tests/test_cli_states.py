@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -16,7 +17,7 @@ from flowstates.engine import queries
 from flowstates.values import Layout
 from tests.plans import explain
 from tests.servers import POINT_AT_NEWEST
-from tests.terminals import Terminal
+from tests.terminals import CTRL_C, CTRL_D, Terminal
 from tests.test_cli import BEGIN, Done, execute, plain_environment, run, url
 
 __all__ = ["plain_environment", "url"]  # fixtures
@@ -137,7 +138,7 @@ def test_what_a_delete_does_to_a_run_of_prefects(state: str, effect: str, layout
     execute(dsn, "delete from flow_run where id = $1", run_id)
 
 
-def test_on_a_terminal_it_asks(two: Two) -> None:
+def test_on_a_terminal_it_asks(two: Two, tmp_path: Path) -> None:
     for answer in ("n\n", "\n"):
         with Terminal("delete", two.current, *two.options) as terminal:
             asked = " ".join(terminal.until(r"\[y/N\]: $").split())
@@ -146,15 +147,17 @@ def test_on_a_terminal_it_asks(two: Two) -> None:
             terminal.type_in(answer)
             assert terminal.end() == 1
             assert "error: it is not deleted" in terminal.text
-    with Terminal("delete", two.current, *two.options) as terminal:
-        terminal.until(r"\[y/N\]: $")
-        assert terminal.interrupt() == 1
-        assert "Traceback" not in terminal.text
-    with Terminal("delete", two.current, *two.options) as terminal:
+    for key in (CTRL_C, CTRL_D):
+        with Terminal("delete", two.current, *two.options) as terminal:
+            terminal.until(r"\[y/N\]: $")
+            terminal.type_in(key)
+            assert terminal.end() == 130
+            assert ("Traceback" in terminal.text, "Aborted" in terminal.text) == (False, False)
+    with (tmp_path / "out").open("wb") as out, Terminal("delete", two.current, "--json", *two.options, stdout=out) as terminal:
         terminal.until(r"\[y/N\]: $")
         terminal.type_in("y\n")
         assert terminal.end() == 0
-        assert f"deleted: {two.current}" in terminal.text
+    assert (tmp_path / "out").read_text() == f'{{"id": "{two.current}", "deleted": true}}\n'  # and nothing of the question
     with Terminal("delete", two.first, "--yes", *two.options) as terminal:
         assert terminal.end() == 0
         assert "y/N" not in terminal.text

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowstates.cli.database import exit_codes
-from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, ask_retention, length_of
+from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, ask_retention, end_with_nothing, length_of
 from flowstates.cli.render import json_time, print_error_line, print_json_lines, print_line
+from flowstates.cli.terminal import can_ask, confirm
 from flowstates.engine.pruning import Keep, PruneReport
 from flowstates.errors import InvalidInputError
 from flowstates.records import StateType
@@ -83,7 +84,7 @@ def prune(
     with exit_codes():
         policies = _policies(older_than, keep_failed, types, _keep(keep, keep_names), artifacts)
         is_asked = not (yes or dry_run)
-        if is_asked and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if is_asked and not can_ask():
             raise InvalidInputError("--yes", "is needed where nobody can be asked; --dry-run shows what would go")
     pace = {"batch_size": batch_size, "max_batches": max_batches}
 
@@ -97,8 +98,8 @@ def prune(
     if is_asked:
         expected = passes(**pace, dry_run=True)
         print_error_line(_text(expected, "would go"))
-        if expected.runs:
-            typer.confirm("delete?", abort=True, err=True)
+        if expected.runs and not confirm("delete?"):
+            end_with_nothing("nothing is deleted")
     how = pace | {"archive": archive, "pause": pause.total_seconds() if pause else 0.0, "max_lag": max_lag.total_seconds() if max_lag else None}
     with _progress(expected, quiet=json) as on_batch:
         report = passes(**how, on_batch=on_batch)

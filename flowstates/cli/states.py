@@ -13,7 +13,7 @@ from flowstates.cli.database import exit_codes
 from flowstates.cli.ids import Lookup
 from flowstates.cli.options import DatabaseUrl, Json, LayoutName, LayoutOption, RunId, StateId, ask_states, end_with_nothing, layout_of, time_option
 from flowstates.cli.render import print_error_line, print_json_lines, print_line, print_states
-from flowstates.cli.terminal import can_ask, interruptible
+from flowstates.cli.terminal import can_ask, confirm, interruptible
 from flowstates.errors import InvalidInputError, UnreadableRowError
 from flowstates.pictures.times import ago
 from flowstates.records import FlowRunState, StateType
@@ -135,7 +135,7 @@ def _ask_for(warning: str) -> None:
     if not can_ask():
         raise InvalidInputError("--yes", f"is missing: {warning}")
     with interruptible():
-        is_meant = typer.confirm(f"{warning[0].upper()}{warning[1:]}. Delete it?", err=True)
+        is_meant = confirm(f"{warning[0].upper()}{warning[1:]}. Delete it?")
     if not is_meant:
         end_with_nothing("it is not deleted")
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 _WIDTH_OF_A_FILE = 1_000
+_ANSWERS = {b"y": True, b"yes": True, b"n": False, b"no": False, b"": False}
 
 
 def output(*, of_a_picture: bool = False) -> Console:
@@ -28,6 +29,18 @@ def is_file(console: Console) -> bool:
 def can_ask() -> bool:
     """Whether somebody is there who can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirm(question: str) -> bool:
+    """The answer, no by default. A Ctrl-C, or a Ctrl-D, ends the command."""
+    while True:
+        # Not by typer, which would say "Aborted!" and end with 1, and has `input` write to standard output.
+        print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.buffer.readline()
+        if not line:
+            raise KeyboardInterrupt
+        if (answer := line.strip().lower()) in _ANSWERS:
+            return _ANSWERS[answer]
 
 
 @contextmanager
