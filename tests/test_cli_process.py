@@ -16,7 +16,7 @@ import pytest
 
 from flowstates.cli.app import app
 from tests.terminals import Terminal
-from tests.test_cli import ROOT, execute, plain_environment, process, run, url
+from tests.test_cli import ROOT, Done, execute, plain_environment, process, run, url
 
 __all__ = ["plain_environment", "url"]  # fixtures
 
@@ -188,10 +188,17 @@ def test_a_reader_that_goes_away_ends_it_quietly(options: tuple[str, ...], url: 
     assert (done.returncode, done.stderr) == (141, b"")  # as of a program that SIGPIPE ends
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("show", "--json"), ("export",), ("--help",), ("list", "--help"), ("--version",)])
-def test_output_that_cannot_be_written_is_3(arguments: tuple[str, ...], url: str) -> None:
-    id_ = run("create", uuid4(), "RUNNING", "--json").records[0]["id"]
-    command = ("show", str(id_), "--json") if arguments[0] == "show" else arguments
+OUTPUTS = (
+    "list", "list RUN", "show ID", "show ID --json", "create RUN RUNNING", "create RUN RUNNING --json", "export", "runs", "timeline RUN",
+    "timeline RUN --svg -", "durations", "counts", "migrate", "migrate --sql", "check", "prune --older-than 1d --dry-run", "demo",
+    "list RUN --follow", "--help", "list --help", "--version",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", OUTPUTS)
+def test_output_that_cannot_be_written_is_3(arguments: str, url: str) -> None:
+    (state,) = run("create", uuid4(), "RUNNING", "--json").records
+    command = [{"RUN": state["flow_run_id"], "ID": state["id"]}.get(word, word) for word in arguments.split()]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "flowstates.cli", *command],
@@ -207,6 +214,45 @@ def test_closed_output_is_3(url: str) -> None:
     command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "flowstates.cli", "export"]
     done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (3, "error: cannot write the output: standard output is closed\n")
+
+
+# Errors that nobody reads, and no input
+
+
+def in_shell(redirection: str, *arguments: object) -> Done:
+    """A command whose streams the shell has set."""
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "flowstates.cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- <&-"])
+def test_what_only_stderr_is_told_does_not_stop_the_work(redirection: str, own_dsn: str, tmp_path: Path) -> None:
+    database = ("--database-url", own_dsn)
+    run("migrate", *database)
+    run_id = uuid4()
+    (state,) = run("create", run_id, "COMPLETED", "--timestamp", "2020-01-31T12:00:00Z", "--json", *database).records
+    for _ in range(2):
+        run("create", uuid4(), "COMPLETED", "--timestamp", "2020-01-31T12:00:00Z", *database)
+    exported = in_shell(redirection, "export", *database)
+    assert (exported.code, exported.err, len(exported.records)) == (0, "", 3)
+    done = in_shell(redirection, "list", *database, "-n", 1)
+    assert (done.code, "COMPLETED" in done.out) == (0, True)
+    assert in_shell(redirection, "delete", state["id"], *database).code == 2
+    assert in_shell(redirection, "prune", "--older-than", "1d", *database).code == 2
+    done = in_shell(redirection, "prune", "--older-than", "1d", "--yes", "--batch-size", 1, *database)
+    assert (done.code, done.out.startswith("deleted: 3 states of 3 runs")) == (0, True)
+    (tmp_path / "file").write_text(exported.out + "no state\n")
+    assert in_shell(redirection, "import", "--skip", tmp_path / "file", *database) == Done(1, "created 3, present before 0, refused 1\n", "")
+    assert in_shell(redirection, "show", uuid4(), *database) == Done(1, "", "")
+
+
+@pytest.mark.parametrize(("words", "field"), [("delete ID", "--yes"), ("prune --older-than 1d", "--yes"), ("import -", "FILE")])
+def test_closed_input_is_bad_input(words: str, field: str, url: str) -> None:
+    (state,) = run("create", uuid4(), "RUNNING", "--json").records
+    done = in_shell("<&-", *words.replace("ID", state["id"]).split())
+    assert (done.code, done.out, done.err.splitlines()[0].startswith(f"error: {field}: ")) == (2, "", True)
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("command", ["export", "list --json -n 1000", "list", "runs"])

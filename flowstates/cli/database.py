@@ -15,7 +15,8 @@ import asyncpg
 import typer
 
 import flowstates
-from flowstates.cli.render import OutputError, print_error
+from flowstates.cli.render import print_error
+from flowstates.cli.streams import OutputError
 from flowstates.database.addresses import read_address
 from flowstates.engine.connections import AnyConnection
 from flowstates.errors import (
@@ -146,8 +147,8 @@ def exit_codes() -> Iterator[None]:
     """Turns an error into a line on stderr and an exit code."""
     try:
         yield
-    except (BrokenPipeError, OutputError):
-        raise  # of the reader of our output; that of a database is a ConnectionError of asyncpg's making
+    except OutputError:
+        raise
     except (*_NOT_THERE, *_BAD_INPUT, *_DATABASE) as error:
         print_error(error)
         raise typer.Exit(1 if isinstance(error, (*_NOT_THERE, *_DOES_NOT_FIT)) else 2 if isinstance(error, _BAD_INPUT) else 3) from None

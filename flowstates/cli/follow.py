@@ -11,7 +11,7 @@ from uuid import UUID
 from flowstates.cli.ids import Lookup
 from flowstates.cli.lines import Lines
 from flowstates.cli.options import LayoutName, ask_states
-from flowstates.cli.render import print_states, writing
+from flowstates.cli.render import print_states
 from flowstates.cli.terminal import output
 from flowstates.engine.pages import MOST_OF_A_PAGE
 from flowstates.filters import FlowRunStateFilter
@@ -31,14 +31,12 @@ def follow_states(
 
     async def work(states: FlowRunStateRepository, lookup: Lookup) -> None:
         if not json:
-            with writing():
-                lines.print_header()
+            lines.print_header()
         async for found in _new(states, await filter_of(lookup), await lookup.clock(), first):
             if json:
                 print_states(found, json_lines=True)
             else:
-                with writing():
-                    lines.print(found)
+                lines.print(found)
 
     try:
         ask_states(url, layout, work)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any
 
@@ -32,21 +31,6 @@ _WIDEST_NAME = 24
 _WIDEST_BAR = 40
 
 
-class OutputError(OSError):
-    """Standard output takes no more. Its own class for where an OSError would be taken for the database's."""
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """An OSError in the block is one of the output."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(*error.args) from None
-
-
 def print_line(text: str = "") -> None:
     """One line for people."""
     typer.echo(escape(text))
@@ -59,9 +43,7 @@ def print_error_line(text: str) -> None:
 
 def print_json_lines(lines: Iterable[str], file: IO[bytes] | None = None) -> None:
     """Lines of JSON on stdout or into a file, in UTF-8 whatever the terminal's encoding is."""
-    text = "".join(map(json_line, lines)).encode()
-    with writing():
-        typer.echo(text, file, nl=False)
+    typer.echo("".join(map(json_line, lines)).encode(), file, nl=False)
 
 
 def json_time(time: datetime) -> str:
