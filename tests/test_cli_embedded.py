@@ -89,7 +89,14 @@ def test_the_default_store_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
 # demo
 
 
-@pytest.mark.parametrize("environment", [{}, {"PGSERVICE": "nosuch", "PGHOST": "host.invalid", "DATABASE_URL": UNREACHABLE}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"PGSERVICE": "nosuch", "PGHOST": "host.invalid", "DATABASE_URL": UNREACHABLE},
+        {"PGSSLMODE": "verify-full", "PGSSLNEGOTIATION": "direct", "PGTARGETSESSIONATTRS": "read-only", "PGHOSTADDR": "127.0.0.1"},
+    ],
+)
 def test_the_demo_needs_nothing(environment: dict[str, str]) -> None:
     done = process("demo", **environment)
     assert (done.code, done.err) == (0, "embedded server, data in a temporary folder\n")

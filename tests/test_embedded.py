@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from flowstates import create_pool
 from flowstates.database import embedded
 from flowstates.database.embedded import embedded_postgres
+from flowstates.database.variables import socket_address
 from flowstates.errors import FlowStatesError, InvalidInputError
 
 pytestmark = pytest.mark.once
@@ -396,6 +397,73 @@ def test_all_that_runs_as_the_server_has_a_clean_environment(package: Package, f
     assert bool(seen) is ROOT
     names = {line.partition("=")[0] for text in printed for line in text.splitlines()} | {name for variables in seen for name in variables}
     assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LC_ALL", "HOME", "PGDATA"}  # those of some shells
+
+
+@pytest.mark.parametrize("path", ["", "/nosuch"])
+def test_a_path_without_programs_is_no_matter(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", path)
+    with embedded_postgres() as dsn:
+        assert ask(dsn, "select 1") == 1
+
+
+# Its address, whatever the variables of clients say
+
+VARIABLES = {
+    "PGAPPNAME": "x", "PGCLIENTENCODING": "SJIS", "PGCONNECT_TIMEOUT": "1", "PGDATABASE": "nosuch", "PGGSSDELEGATION": "1", "PGGSSLIB": "nosuch",
+    "PGHOST": "host.invalid", "PGHOSTADDR": "127.0.0.1", "PGKRBSRVNAME": "x", "PGLOADBALANCEHOSTS": "random", "PGMAXPROTOCOLVERSION": "3.0",
+    "PGMINPROTOCOLVERSION": "3.0", "PGOPTIONS": "-c nosuch=1", "PGPASSFILE": "PASSWORDS", "PGPASSWORD": "x", "PGPORT": "1",
+    "PGREQUIREAUTH": "scram-sha-256", "PGREQUIREPEER": "mallory", "PGSERVICEFILE": "/nosuch", "PGSSLCERT": "/nosuch", "PGSSLCOMPRESSION": "1",
+    "PGSSLCRL": "/nosuch", "PGSSLCRLDIR": "/nosuch", "PGSSLKEY": "/nosuch", "PGSSLMAXPROTOCOLVERSION": "nosuch", "PGSSLMINPROTOCOLVERSION": "nosuch",
+    "PGSSLMODE": "verify-full", "PGSSLNEGOTIATION": "direct", "PGSSLROOTCERT": "system", "PGSSLSNI": "0", "PGTARGETSESSIONATTRS": "read-only",
+    "PGUSER": "nosuch",
+}  # fmt: skip
+OF_LIBPQ = {"PGCHANNELBINDING", "PGGSSENCMODE", "PGSERVICE", "PGSSLCERTMODE"}
+SEVERAL: list[dict[str, str]] = [
+    {},
+    *[{name: value} for name, value in VARIABLES.items()],
+    *[{name: ""} for name in ("PGGSSLIB", "PGHOSTADDR", "PGSSLMODE", "PGSSLNEGOTIATION", "PGTARGETSESSIONATTRS")],
+    *[{"PGSSLMODE": mode, name: "/nosuch"} for mode in ("prefer", "require") for name in ("PGSSLCERT", "PGSSLKEY", "PGSSLROOTCERT", "PGSSLCRL")],
+    {"PGSSLMODE": "require", "PGSSLNEGOTIATION": "direct"},
+    VARIABLES,
+]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Path]:
+    """The folder of the socket of a server."""
+    with embedded_postgres() as dsn:
+        yield run_folder(dsn)
+
+
+def test_the_variables_are_all_that_libpq_reads() -> None:
+    assert {option.envvar.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar} <= VARIABLES.keys() | OF_LIBPQ
+
+
+@pytest.mark.parametrize("variables", SEVERAL, ids=lambda variables: "-".join(variables) if len(variables) < 3 else "all")
+def test_the_address_holds_against_the_variables(
+    variables: dict[str, str], running: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(os.environ):
+        if name.startswith("PG"):
+            monkeypatch.delenv(name)
+    (tmp_path / "passwords").write_text("*:*:*:*:x\n")
+    (tmp_path / "passwords").chmod(0o644)  # of which both would warn
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / "passwords") if value == "PASSWORDS" else value)
+    address = socket_address(running)
+    assert ask(address, "select current_user") == "postgres"
+    with psycopg.connect(address) as connection:
+        assert connection.execute("select inet_server_addr()").fetchone() == (None,)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("variables", [{}, {"PGSSLMODE": "require", "PGTARGETSESSIONATTRS": "any", "PGSSLNEGOTIATION": "postgres"}])
+def test_the_address_says_no_more_than_it_must(variables: dict[str, str], running: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert socket_address(running) == f"postgresql://postgres@/postgres?host={running}&port=5432"
 
 
 # Each wait has an end

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
+from flowstates.database.variables import socket_address
 from flowstates.errors import FlowStatesError, InvalidInputError
 from flowstates.values import shown
 
@@ -91,7 +92,8 @@ def _copy_binaries(package: Path, name: str, target: Path) -> Path:
 
 def _environment(**variables: str) -> dict[str, str]:
     """All that a process of the server's account is given: ours may hold what that account is not to know, and the programs read PG*."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **variables}
+    path = os.environ.get("PATH")  # which may be empty, or name nothing that is there
+    return {"PATH": f"{path}:{os.defpath}" if path else os.defpath, "LC_ALL": "C", **variables}
 
 
 def _reaches(account: dict[str, Any], folder: Path) -> bool:
@@ -230,7 +232,8 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
     As root the server runs as the owner of the database, a new one as nobody in a group that no other process has: others of nobody's can stop it,
     but neither connect to it nor read its files or its memory. Temporary data lie under /var/lib/flowstates then.
     Nothing that was there before changes its mode or owner, and no folder is used that is a link or that somebody else made.
-    Of our environment the server gets no more than PATH.
+    Of our environment the server gets no more than PATH. The DSN holds against the PG* variables that asyncpg and libpq read, as they are when it
+    starts; only libpq's PGSERVICE, PGCHANNELBINDING, PGGSSENCMODE and PGSSLCERTMODE have no answer that asyncpg would take too.
 
     Raises InvalidInputError for `version` and `data`, ImportError without the extra `embedded`,
     and FlowStatesError with the server's log if it does not start in a minute, or at the end does not stop in one.
@@ -285,7 +288,7 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
             answer = next((line for line in stdout if line != "\n"), "")
             if answer != "ready\n":
                 raise FlowStatesError(f"PostgreSQL {version} did not start:\n{answer}{stdout.read()}".rstrip())
-            yield f"postgresql://postgres@/postgres?host={run}&port=5432"
+            yield socket_address(run)
         finally:
             # A line, because a forked child may hold our end of the pipe open.
             with suppress(BrokenPipeError):
