@@ -3,7 +3,7 @@
 # Not with annotations from __future__, which are texts: Pydantic would compile each of them at every import.
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Never, TypeAlias
@@ -76,6 +76,12 @@ class StateDetails(BaseModel):
     task_parameters_id: UUID | None = None
     traceparent: str | None = None
     deployment_concurrency_lease_id: UUID | None = None
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            field = type(self).model_fields.get(name or "")
+            if field is None or value is not field.default:
+                yield name, value
 
 
 def _refuse(self: object, *arguments: object, **keywords: object) -> Never:

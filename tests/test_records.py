@@ -118,6 +118,13 @@ def test_details_with_no_default_of_their_own_take_none_where_none_is_stored() -
     assert StateDetails.model_validate_json('{"deferred": null}').deferred is None
 
 
+def test_details_show_what_differs_from_their_defaults() -> None:
+    assert repr(StateDetails(deferred=False, cache_key=None)) == repr(StateDetails()) == "StateDetails()"
+    assert repr(StateDetails(deferred=None, retriable=False)) == "StateDetails(deferred=None, retriable=False)"
+    assert "state_details=StateDetails(cache_key='k', from_tomorrow=[1]), data=" in repr(make_state())
+    assert "state_details=StateDetails(), data=" in repr(new())
+
+
 def test_records_are_frozen() -> None:
     for record, field in ((make_state(), "name"), (StateDetails(), "cache_key"), (new(), "name")):
         with pytest.raises(ValidationError, match="frozen"):
