@@ -106,6 +106,26 @@ def test_an_address_of_sqlalchemy_is_read_as_sqlalchemy_reads_it(rest: str) -> N
         assert as_ours(address) == expected
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "psycopg2", "psycopg2cffi", "pg8000"])
+def test_an_address_for_another_driver_of_sqlalchemy_names_it(driver: str) -> None:
+    make_url(f"postgresql+{driver}://me:pw@host/db").get_dialect()
+    with pytest.raises(InvalidInputError, match=rf"^dsn: is for the driver {driver}: begin it with postgresql\+asyncpg://"):
+        create_pool(f"postgresql+{driver}://me:hunter2@host/db")
+
+
+@pytest.mark.parametrize("address", ["postgresql+hunter2://me@host/db", "postgresql+psycopg2hunter2:@host/db"])
+def test_what_is_no_driver_of_sqlalchemy_may_be_a_password(address: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        create_pool(address)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["embedded:", "embedded:/some/folder"])
+def test_an_address_of_the_command_line_names_what_python_has(address: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"^dsn: .*with embedded_postgres\(folder\) as dsn$"):
+        create_pool(address)
+
+
 @given(
     st.text(st.characters(exclude_characters="@", exclude_categories=["Cs"])),
     st.text(st.characters(exclude_characters="@?", exclude_categories=["Cs"])),

@@ -27,6 +27,9 @@ _FORM = "is not like postgresql://user:password@host:5432/database with special 
 _AT = "has an @ that is not the one before the host: write it as %40, in a password too"
 _PORT = "has a port that is not a number from 1 to 65535; a : before it that belongs to the password is written as %3A"
 
+# Drivers of SQLAlchemy's beside asyncpg. What else may stand in their place is not repeated, as it may be a piece of a password.
+_OTHER_DRIVERS = re.compile(r"postgres(?:ql)?\+(psycopg|psycopg_async|psycopg2|psycopg2cffi|pg8000|pygresql|pypostgresql|psqlpy):")
+
 # Where an @ may be left as it is, as in the users of some hosting services.
 _WITH_AT = ("user", "password", "options", "application_name")
 
@@ -81,6 +84,10 @@ def read_address(dsn: str) -> tuple[str, dict[str, Any]]:
         raise InvalidInputError("dsn", f"is a {type(dsn).__name__}, not a text")
     if any("\ud800" <= character <= "\udfff" for character in dsn):
         raise InvalidInputError("dsn", "has characters that cannot be encoded")
+    if other := _OTHER_DRIVERS.match(dsn):
+        raise InvalidInputError("dsn", f"is for the driver {other[1]}: begin it with postgresql+asyncpg:// or postgresql://")
+    if dsn.startswith("embedded:"):
+        raise InvalidInputError("dsn", "embedded: is for the command line; in Python: with embedded_postgres(folder) as dsn")
     return _of_sqlalchemy(dsn) if re.match(r"postgres(ql)?\+asyncpg:", dsn) else (_of_asyncpg(dsn), {})
 
 
