@@ -44,12 +44,14 @@ def test_the_commands(own_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     assert run("migrate", "--database-url", own_dsn).code == 0
     assert run("create", "0195f2a0-7d1c-7cc3-98c4-dc0c0c07398f", "FAILED", "--timestamp", "2020-01-01T00:00:00Z", "--database-url", own_dsn).code == 0
-    commands = [*COMMANDS.splitlines(), CRON.partition("flowstates ")[1] + CRON.partition("flowstates ")[2], *re.findall(r"ExecStart=(.*)", UNITS)]
+    scheduled = [*re.findall(r"^17 3 \* \* \*  (.*)", CRON, re.MULTILINE), *re.findall(r"ExecStart=(.*)", UNITS)]
+    assert [command.startswith("/") for command in scheduled] == [True, True]
+    commands = [*COMMANDS.splitlines(), *scheduled]
     assert len(commands) == 6
     for command in commands:
         program, *arguments = shlex.split(command)
         done = run(*arguments, "--database-url", own_dsn)
-        assert (program, done.code) == ("flowstates", 0), done.err
+        assert (Path(program).name, done.code) == ("flowstates", 0), done.err
 
 
 def test_the_units_are_what_systemd_reads() -> None:

@@ -20,14 +20,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from flowstates import FlowRunStateRepository, StateType, UnexpectedStateError, create_pool, migrate
+from flowstates.engine import queries
 from flowstates.values import Layout
 from tests.conftest import Connection, Pool
 from tests.examples import BLOCK, write_examples
 from tests.servers import PREFECT_TABLES
+from tests.test_cli_embedded import folder
+
+__all__ = ["folder"]  # a fixture
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = BLOCK.findall(README)
-TEN_LINES, CLAIM, JOBS, ASKING, WITH_SQLALCHEMY, ON_PREFECT, SERVICE, POOLER = [code for language, code in BLOCKS if language == "python"]
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+TEN_LINES, EMBEDDED, CLAIM, JOBS, BACKFILL, ASKING, WITH_SQLALCHEMY, ON_PREFECT, SERVICE, POOLER = PYTHON
 MAKE, COMMANDS = [code for language, code in BLOCKS if language == "sh"]
 GRANTS, POLICIES = [code for language, code in BLOCKS if language == "sql"]
 
@@ -42,11 +47,18 @@ def test_the_library_in_ten_lines(own_dsn: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", TEN_LINES], check=True, env=os.environ | {"DATABASE_URL": own_dsn}, timeout=60)
 
 
-async def test_writing_with_an_expectation(pool: Pool) -> None:
+async def test_a_server_for_a_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for applied in ([name for name, _ in queries.migrations()], []):
+        await names_of(EMBEDDED)["try_it"](str(folder))
+        assert capsys.readouterr().out == f"{applied}\n"
+
+
+async def test_writing_with_an_expectation(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
     claim = names_of(CLAIM)["claim"]
     states, run = FlowRunStateRepository(pool), uuid4()
     await states.create_flow_run_state(run, StateType.PENDING)
     assert sorted([await claim(states, run, "one"), await claim(states, run, "two")]) == [False, True]
+    assert re.fullmatch(rf"not ours: the current state of run {run} is .*\(RUNNING\).*\n", capsys.readouterr().out)
 
 
 async def test_transitions(pool: Pool) -> None:
@@ -54,6 +66,14 @@ async def test_transitions(pool: Pool) -> None:
     await states.create_flow_run_state(run, StateType.PENDING)
     with pytest.raises(UnexpectedStateError):
         await states.create_flow_run_state(run, StateType.COMPLETED)
+
+
+async def test_backfilling(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
+    states, run = FlowRunStateRepository(pool), uuid4()
+    for status in ("created", "refused"):
+        await names_of(BACKFILL)["backfill"](states, run)
+        assert re.findall(r"^\S+ (\w+)", capsys.readouterr().out, re.MULTILINE) == [status] * 2
+    assert [state.timestamp.hour for state in await states.read_flow_run_states(run)] == [12, 13]
 
 
 async def test_asking(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +85,7 @@ async def test_asking(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.count(str(run)) == 45
     assert re.search(r"StateType.FAILED: 'FAILED'>: [1-9]", out)
     assert re.search(r"^1 0 \d+$", out, re.MULTILINE)
-    assert re.search(r"^2[45] 2[45]$", out, re.MULTILINE)
+    assert re.search(r"^24 24$", out, re.MULTILINE)
 
 
 async def test_behind_a_pooler(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +113,12 @@ async def test_on_prefects_database(layout_dsns: dict[Layout, str], prefect_pool
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", layout_dsns["prefect"].replace("postgresql://", "postgresql+asyncpg://"))
     run = await prefect_pool.fetchval("insert into flow_run default values returning id")
     await prefect_pool.execute("insert into flow_run_state (flow_run_id, type, name) values ($1, 'RUNNING', 'Running')", run)
-    history = await names_of(ON_PREFECT)["history_of"](str(run))
+    history_of = names_of(ON_PREFECT)["history_of"]
+    history = await history_of(str(run))
     assert [(state["type"], state["name"]) for state in history] == [("RUNNING", "Running")]
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", layout_dsns["flowstates"])
+    with pytest.raises(RuntimeError, match=r"table artifact: expected a table on the search path, found none"):
+        await history_of(str(run))
 
 
 def test_a_services_whole_life(own_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +169,8 @@ def test_the_make_targets_that_are_named_are_there() -> None:
 async def test_the_grants(connection: Connection, own_dsn: str) -> None:
     roles = {role: f"{role}_{uuid4().hex[:8]}" for role in ("migrator", "reader", "writer")}
     await connection.execute("".join(f"create role {role};" for role in roles.values()))
-    schema, rest = GRANTS.split("grant usage", 1)
-    after = "grant usage" + rest
+    schema, after = GRANTS.split("-- After migrate", 1)
+    after = f"-- After migrate{after}"
     for role, own in roles.items():
         schema, after = re.sub(rf"\b{role}\b", own, schema), re.sub(rf"\b{role}\b", own, after)
     await connection.execute(schema)
@@ -154,7 +178,7 @@ async def test_the_grants(connection: Connection, own_dsn: str) -> None:
     try:
         async with pools["migrator"], pools["reader"], pools["writer"]:
             assert await migrate(pools["migrator"]) != []
-            await connection.execute(after)
+            await pools["migrator"].execute(after)
             state = await FlowRunStateRepository(pools["writer"]).create_flow_run_state(uuid4(), "RUNNING")
             await FlowRunStateRepository(pools["writer"]).create_flow_run_state(state.flow_run_id, "COMPLETED")
             reader = FlowRunStateRepository(pools["reader"])

@@ -150,6 +150,23 @@ async def test_who_has_just_referenced_a_run_is_locked_by_no_append_and_locks_no
     assert await check(service, data=True) == []
 
 
+@pytest.mark.parametrize("table", ["flow_run", "report"])
+async def test_triggers_of_the_service_run_under_the_search_path_of_our_trigger(service: Pool, connection: Connection, table: str) -> None:
+    states, run = FlowRunStateRepository(connection), uuid4()
+    await connection.execute("create schema jobs; create table jobs.gone (run_id uuid); set search_path = public, jobs")
+    await connection.execute(
+        "create function jobs.note() returns trigger language plpgsql as $$ begin insert into gone values (null); return null; end $$;"
+        f"create trigger note after delete on {table} for each row execute function jobs.note()"
+    )
+    state = await states.create_flow_run_state(run, StateType.PENDING)
+    await connection.execute("insert into report (flow_run_id) values ($1)", run)
+    with pytest.raises(asyncpg.UndefinedTableError, match='relation "gone" does not exist'):
+        await states.delete_flow_run_state(state.id)
+    await connection.execute("alter function jobs.note() set search_path = jobs")
+    assert await states.delete_flow_run_state(state.id)
+    assert await connection.fetchval("select count(*) from gone") == 1
+
+
 async def refused(work: Awaitable[object]) -> None:
     with pytest.raises(asyncpg.ForeignKeyViolationError):
         await work

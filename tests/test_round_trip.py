@@ -87,6 +87,19 @@ def test_the_comparison_tells_values_apart() -> None:
     assert math.copysign(1, -0.0) == -1
 
 
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        (1.0, "1.0"), (-3.0, "-3.0"), (1e15, "1000000000000000.0"), (9999999999999998.0, "9999999999999998.0"), (-0.0, "0.0"), (1.5e-7, "1.5e-07"),
+        (1e16, "1" + 16 * "0"), (-1e16, "-1" + 16 * "0"), (1e23, "1" + 23 * "0"), (2.0**70, "1180591620717411300000"),
+    ],
+)  # fmt: skip
+def test_floats_from_1e16_on_come_back_as_integers(store: Store, asked: float, got: str) -> None:
+    state, _ = store({"type": "RUNNING", "data": asked, "state_details": {"x": asked}})
+    assert [repr(state.data), repr((state.state_details.model_extra or {})["x"])] == [got, got]
+    assert float(got) == asked
+
+
 @examples
 @given(given_states)
 @example({"type": StateType.RUNNING, "data": 10**4000 - 1, "state_details": {"x": 1 - 10**4000}})

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateRepository, FlowStatesError, NewFlowRunState, StateType, migrate
+from flowstates import FlowRunStateRepository, FlowStatesError, NewFlowRunState, StateType, check, migrate
 from tests.conftest import Connection
 from tests.test_readme import POLICIES
 
 pytestmark = pytest.mark.server
+
+OF_READERS = re.compile(r"^create policy reader .*;\n", re.MULTILINE)
 
 
 @pytest.fixture
@@ -20,14 +23,17 @@ async def writer(connection: Connection) -> AsyncIterator[Connection]:
     """A connection as a role that owns nothing, with all grants."""
     await migrate(connection)
     role = f"writer_{uuid4().hex[:8]}"
+    reader = role.replace("writer", "reader")
+    await connection.execute(f"create role {reader}; grant select on flow_run, flow_run_state to {reader}; grant {reader} to current_user")
     await connection.execute(f"create role {role}; grant all on flow_run, flow_run_state to {role}; set role {role}")
     yield connection
-    await connection.execute(f"reset role; drop owned by {role}; drop role {role}")
+    await connection.execute(f"reset role; drop owned by {role}, {reader}; drop role {role}, {reader}")
 
 
 async def secure(connection: Connection, policies: str) -> None:
     role = await connection.fetchval("select current_user")
-    await connection.execute(f"reset role; {policies.replace('writer', role)}; set role {role}")
+    policies = policies.replace("writer", role).replace("to reader", f"to {role.replace('writer', 'reader')}")
+    await connection.execute(f"reset role; {policies}; set role {role}")
 
 
 async def test_with_the_policies_of_the_readme_a_writer_works(writer: Connection) -> None:
@@ -39,6 +45,29 @@ async def test_with_the_policies_of_the_readme_a_writer_works(writer: Connection
     assert await states.read_current_flow_run_state(run) == first
     assert await writer.fetchval("select state_id from flow_run where id = $1", run) == first.id
     assert await states.delete_flow_run_states(flow_run_ids=[run]) == [first.id]
+
+
+async def test_a_reader_without_a_policy_sees_empty_tables(writer: Connection) -> None:
+    states, run = FlowRunStateRepository(writer), uuid4()
+    state = await states.create_flow_run_state(run, StateType.PENDING)
+    role = await writer.fetchval("select current_user")
+    for policies, seen in ((OF_READERS.sub("", POLICIES), []), ("".join(OF_READERS.findall(POLICIES)), [state])):
+        await secure(writer, policies)
+        await writer.execute(f"reset role; set role {role.replace('writer', 'reader')}")
+        assert await states.read_flow_run_states(run) == seen
+        assert (await states.read_current_flow_run_state(run) is None) == (not seen)
+        await writer.execute(f"reset role; set role {role}")
+    assert [mismatch.where for mismatch in await check(writer)] == [f"row level security of {table}" for table in ("flow_run_state", "flow_run")]
+
+
+async def test_a_writer_that_does_not_see_all_states_leaves_a_run_wrong(writer: Connection) -> None:
+    states, run = FlowRunStateRepository(writer), uuid4()
+    await states.create_flow_run_state(run, StateType.PENDING)
+    second = await states.create_flow_run_state(run, StateType.RUNNING)
+    await secure(writer, POLICIES.replace("on flow_run_state to writer using (true)", "on flow_run_state to writer using (type <> 'PENDING')"))
+    assert await states.delete_flow_run_state(second.id)
+    await writer.execute("reset role")
+    assert f"run {run}" in [mismatch.where for mismatch in await check(writer, data=True)]
 
 
 async def test_a_batch_is_refused_with_what_to_do_instead(writer: Connection) -> None:
