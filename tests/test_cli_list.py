@@ -173,7 +173,7 @@ def test_new_states_are_shown_until_ctrl_c(stored: Stored) -> None:
         insert(stored, stored.one, "PAUSED", None)
         terminal.until("║ PAUSED")
         terminal.type_in(CTRL_C)
-        assert terminal.end() == 0
+        assert terminal.end() == 130
         assert terminal.text.count("FAILED") == 1
         assert "CRASHED" not in terminal.text
         assert "Traceback" not in terminal.text
@@ -194,7 +194,7 @@ def test_new_states_are_json_lines_for_programs(stored: Stored) -> None:
         insert(stored, stored.one, "FAILED", "why")
         assert json.loads(following.stdout.readline())["message"] == "why"
         following.send_signal(signal.SIGINT)
-        assert (following.wait(60), following.stdout.read(), following.stderr.read()) == (0, "", "")
+        assert (following.wait(60), following.stdout.read(), following.stderr.read()) == (130, "", "")
 
 
 def insert(stored: Stored, run_id: UUID, type_: str, message: str | None) -> None:

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from uuid import UUID
 
+import typer
+
 from flowstates.cli.ids import Lookup
 from flowstates.cli.lines import Lines
 from flowstates.cli.options import LayoutName, ask_states
@@ -15,6 +17,7 @@ from flowstates.cli.render import print_states
 from flowstates.cli.terminal import output
 from flowstates.engine.pages import MOST_OF_A_PAGE
 from flowstates.filters import FlowRunStateFilter
+from flowstates.interrupts import CODE
 from flowstates.records import FlowRunState
 from flowstates.repository import FlowRunStateRepository
 
@@ -41,7 +44,7 @@ def follow_states(
     try:
         ask_states(url, layout, work)
     except KeyboardInterrupt:
-        return
+        raise typer.Exit(CODE) from None
 
 
 async def _new(states: FlowRunStateRepository, filter: FlowRunStateFilter, clock: datetime, first: int) -> AsyncIterator[Sequence[FlowRunState]]:
