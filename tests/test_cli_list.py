@@ -15,10 +15,11 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+import typer
 
 from flowstates import FlowRunState, FlowRunStateFilter, FlowRunStateRepository, NewFlowRunState, StateType, create_pool, migrate
 from flowstates.cli import follow
-from flowstates.cli.options import moment_of
+from flowstates.cli.options import length_of, moment_of
 from tests.terminals import CTRL_C, Terminal
 from tests.test_cli import BEGIN, ROOT, SOME_ID, Done, execute, plain_environment, run, url
 from tests.test_cli_questions import HISTORY, Stored, names, stored
@@ -30,6 +31,7 @@ def test_each_filter_lets_through_what_it_says(stored: Stored) -> None:
     one, two = stored.one, stored.two
     assert stored.seen(one, two) == names(1, 2)
     assert stored.seen(two, one, two) == names(1, 2)
+    assert stored.seen(one, two, "--type", "scheduled, COMPLETED") == stored.seen(one, two, "--type", "scheduled", "--type", "COMPLETED")
     assert stored.seen(one, two, "--type", "scheduled", "--type", "COMPLETED") == [(n, s) for n, s in names(1, 2) if s in ("Scheduled", "Completed")]
     assert stored.seen(one, two, "--name", "Retrying", "--name", "other") == [(1, "Retrying"), (2, "Retrying")]
     assert stored.seen(one, "--terminal") == [(1, "Completed")]
@@ -133,13 +135,21 @@ def test_without_a_run_it_is_the_newest_first(own_dsn: str) -> None:
 
 def test_times_that_are_said_from_now() -> None:
     before = datetime.now(UTC)
-    found = {text: moment_of(text) for text in ("90s", "2h", "3d", "1w", "today", "Yesterday")}
+    texts = ("90s", "2h", "3d", "1w", "1h30m", "1w2d3h4m5s6ms", "today", "Yesterday")
+    found = {text: moment_of(text).at(before) for text in texts}
     days = {day.replace(hour=0, minute=0, second=0, microsecond=0) for day in (before, datetime.now(UTC))}
     assert found["today"] in days
     assert found["Yesterday"] + timedelta(days=1) in days
-    for text, length in {"90s": timedelta(seconds=90), "2h": timedelta(hours=2), "3d": timedelta(days=3), "1w": timedelta(weeks=1)}.items():
-        assert timedelta() <= found[text] + length - before <= datetime.now(UTC) - before
-    assert moment_of("2030-01-31T13:00:00+01:00") == BEGIN
+    all_units = timedelta(weeks=1, days=2, hours=3, minutes=4, seconds=5, milliseconds=6)
+    lengths = timedelta(seconds=90), timedelta(hours=2), timedelta(days=3), timedelta(weeks=1), timedelta(minutes=90), all_units
+    assert [before - found[text] for text in texts[:6]] == list(lengths)
+    assert moment_of("2030-01-31T13:00:00+01:00").at(before) == BEGIN
+
+
+@pytest.mark.parametrize("text", ["", "h", "1", "1h30", "30m1h", "1h1h", "1 h", "1.5h", "-1h", "1hm", "1h30mm", "1mss", "٣h"])
+def test_what_is_no_length(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a length such as 30s, 15m, 1h30m, 1d or 1w"):
+        length_of(text)
 
 
 def test_without_a_run_it_is_the_first_page_of_all(own_dsn: str) -> None:

@@ -66,7 +66,9 @@ def test_the_shell_that_it_runs_in_is_known() -> None:
     [
         ("flowstates li", ["list"]),
         ("flowstates list --type CRA", ["CRASHED"]),
-        ("flowstates list --type cra", ["CRASHED"]),
+        ("flowstates list --type cra", ["crashed"]),
+        ("flowstates prune --type FAILED,CRA", ["FAILED,CRASHED"]),
+        ("flowstates create 0195 cancelli", ["cancelling"]),
         ("flowstates runs --long", ["--longer-than"]),
         ("flowstates delete --y", ["--yes"]),
         ("flowstates export --skip-", ["--skip-unreadable"]),

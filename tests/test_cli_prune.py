@@ -79,6 +79,13 @@ def test_failed_runs_have_a_length_of_their_own(own: str) -> None:
     assert left(own, runs) == [0, 4, 1]
 
 
+def test_all_that_ended_goes(own: str) -> None:
+    runs = [run for end in (StateType.COMPLETED, StateType.FAILED, StateType.PAUSED) for run in on(own, partial(make, runs=1, end=end))]
+    assert pruned(own, "--older-than", "0s", "--type", "completed,failed,paused", "--keep-failed", "1w", "--dry-run").out.startswith("would go: 12 ")
+    assert pruned(own, "--older-than", "0s", "--yes").code == 0
+    assert left(own, runs) == [0, 0, 4]
+
+
 def test_what_stays_is_said_in_a_list(own: str) -> None:
     (run_,) = on(own, lambda pool: make(pool, 1, states=8))
     for keep, count in (("first,pending,last:4", 5), ("last:3,running", 4), ("first,last", 2), ("none", 1)):

@@ -20,6 +20,7 @@ import pytest
 
 import flowstates
 from flowstates import FlowRunState, FlowRunStateRepository, NewFlowRunState, StateType
+from flowstates.cli.options import length_of, moment_of, window_of
 from flowstates.pictures.text import escape
 from flowstates.values import Layout
 from tests.test_cli import BEGIN, ODD, SOME_ID, Done, execute, plain_environment, process, run, url
@@ -83,6 +84,7 @@ def names(*numbers: int) -> list[tuple[int, str]]:
 
 def test_export_takes_the_filters(stored: Stored) -> None:
     done = stored.run("export", stored.one, stored.two, "--type", "RUNNING", "--until", "2030-01-31T12:41:00Z")
+    assert stored.run("export", stored.one, stored.two, "--type", "RUNNING", "--until", "2030-01-31T12:41:00Z", "--json") == done
     assert [record["name"] for record in done.records] == ["Running", "Retrying", "Running"]
     assert (done.code, done.err) == (0, "exported 3 states\n")
     only = stored.run("export", stored.one, "--name", "Scheduled", "--open")
@@ -191,6 +193,29 @@ def test_without_a_window_it_is_24_whole_steps_and_the_one_that_runs(step: str, 
     assert len(times) in (24, 25)
     assert all((time - datetime(2024, 1, 1, tzinfo=UTC)) % timedelta(seconds=length) == timedelta(0) for time in times)  # a Monday
     assert datetime.now(UTC) - times[-1] < timedelta(seconds=length + 30)
+
+
+@pytest.mark.parametrize("occupancy", [(), ("--occupancy",)])
+@pytest.mark.parametrize(("since", "step", "most"), [("2d", "6h", 9), ("1w", "1d", 8), ("1h30m", "30m", 4), ("30s", "1h", 2)])
+def test_a_beginning_that_is_so_long_ago_is_on_a_whole_step(since: str, step: str, most: int, occupancy: tuple[str, ...], url: str) -> None:
+    run_id = uuid4()
+    run("create", run_id, "RUNNING")
+    times = [datetime.fromisoformat(record["at"]) for record in run("counts", run_id, "--since", since, "--step", step, "--json", *occupancy).records]
+    assert len(times) in (most - 1, most)
+    assert all((time - BEGIN.replace(hour=0)) % length_of(step) == timedelta(0) for time in times)
+    assert times[0] <= datetime.now(UTC) - length_of(since) + timedelta(minutes=1)
+
+
+def test_a_beginning_that_is_a_time_stays_it(url: str) -> None:
+    run_id, begin = uuid4(), (datetime.now(UTC) - timedelta(minutes=90)).replace(second=7, microsecond=0)
+    run("create", run_id, "RUNNING")
+    times = [record["at"] for record in run("counts", run_id, "--since", f"{begin:%FT%TZ}", "--step", "1h", "--json").records]
+    assert times == [f"{begin:%FT%TZ}", f"{begin + timedelta(hours=1):%FT%TZ}"]
+
+
+def test_two_times_that_are_said_from_now_are_of_one_clock() -> None:
+    begin, end = window_of(moment_of("2d"), moment_of("1d"), timedelta(0), step=timedelta(hours=6))
+    assert end - begin == timedelta(days=1)
 
 
 # timeline
@@ -342,14 +367,18 @@ def test_plans_are_not_asked_for_where_the_tables_are_not_there(slow: list[SlowQ
         (("list", SOME_ID, "--as-of", "2030-01-31T12:00:00Z", "--newest-first"), "--as-of: takes runs alone, not --newest-first"),
         (("list", SOME_ID, "--clock", "created"), "--clock: goes with --as-of"),
         (("list", SOME_ID, "--as-of", "2030-01-31T12:00:00Z", "--clock", "wall"), "--clock"),
-        (("export", "--type", "DONE"), "--type"),
+        (("export", "--type", "DONE"), f"Invalid value for '--type': 'DONE' is not one of {', '.join(StateType)}"),
+        (("list", "--type", "running,DONE"), f"'DONE' is not one of {', '.join(StateType)}"),
+        (("runs", "--type", "running,"), "'' is not one of SCHEDULED, PENDING"),
+        (("prune", "--older-than", "1d", "--type", "RUNING"), "'RUNING' is not one of SCHEDULED, PENDING"),
+        (("create", SOME_ID, "RUNING"), f"Invalid value for 'TYPE': 'RUNING' is not one of {', '.join(StateType)}"),
         (("export", "--since", "now"), "'now' is not a time"),
         (("durations", "--since", "2030-01-31T12:00:00Z", "--until", "2030-01-31T11:00:00Z"), "until: "),
         (("durations", "--until", "0001-01-01T00:00:00Z"), "until: makes a time that is outside the years 1 to 9999"),
         (("durations", "--since", "0001-01-01T00:00:00+01:00"), "since: makes a time that is outside the years 1 to 9999"),
         (("durations", "--by", "size"), "--by"),
         (("durations", "--until", "2030-01-31T12:00:00"), "has no time zone"),
-        (("counts", "--step", "0h"), "'0h' is not a length such as 30s, 15m, 1h, 1d or 1w"),
+        (("counts", "--step", "0h"), "'0h' is not a length such as 30s, 15m, 1h30m, 1d or 1w"),
         (("counts", "--step", "1 hour"), "'1 hour' is not a length"),
         (("counts", "--step", "-1h"), "--step"),
         (("counts", "--step", "9999999w"), "'9999999w' is not a length"),

@@ -18,6 +18,7 @@ from flowstates.cli.options import (
     Terminal,
     Types,
     Until,
+    all_of,
     ask_states,
     filter_of,
     with_ids,
@@ -42,12 +43,13 @@ def export_states(
     ] = False,
     database_url: DatabaseUrl = None,
     layout: LayoutOption = None,
+    json: Annotated[bool, typer.Option("--json", help="What it prints in any case.")] = False,
 ) -> None:
     """Write states to standard output as JSON Lines, run by run.
 
     All of them, or those that the filters let through. A state that cannot be read ends it; with --skip-unreadable it is exit code 1 at the end.
     """
-    given = filter_of(types=types, names=names, since=since, until=until, terminal=terminal)
+    given = filter_of(types=all_of(types), names=names, since=since, until=until, terminal=terminal)
 
     async def work(states: FlowRunStateRepository, lookup: Lookup) -> tuple[int, int]:
         filter = await with_ids(given, lookup, run_ids, ids)

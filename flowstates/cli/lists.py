@@ -18,12 +18,14 @@ from flowstates.cli.options import (
     Ids,
     Json,
     LayoutOption,
+    Moment,
     Names,
     RunIds,
     Since,
     Terminal,
     Types,
     Until,
+    all_of,
     ask_states,
     end_with_nothing,
     filter_of,
@@ -68,7 +70,7 @@ def list_states(
         str | None, typer.Option(metavar="TEXT", help="The page after the one that named this cursor, with the same filters and order.")
     ] = None,
     last: Annotated[int | None, typer.Option(min=1, metavar="N", help="The newest N states of each run.")] = None,
-    as_of: Annotated[datetime | None, moment_option("The state that each run was in at this time, said as for --since.")] = None,
+    as_of: Annotated[Moment | None, moment_option("The state that each run was in at this time, said as for --since.")] = None,
     clock: Annotated[
         Clock | None,
         typer.Option(help="For --as-of: when a state began, which is the default, or when it was recorded."),
@@ -97,7 +99,7 @@ def list_states(
     given = [option for option, value in (filters | page | of_runs).items() if value not in (None, [])]
     with exit_codes():
         _refuse_contradictions(given, run_ids or (), follow=follow)
-    filter = filter_of(types=types, names=names, since=since, until=until, terminal=terminal)
+    filter = filter_of(types=all_of(types), names=names, since=since, until=until, terminal=terminal)
     if follow:
         follow_states(database_url, layout, lambda lookup: with_ids(filter, lookup, run_ids, ids), first=limit or 10, json=json)
         return
@@ -112,7 +114,7 @@ def list_states(
                 newest = await states.read_flow_run_states_by_run(runs, last=last)
                 return _whole([state for run in runs for state in newest.get(run, ())])
             if as_of is not None:
-                then = await states.read_flow_run_states_as_of(runs, as_of, clock=(clock or Clock.TIMESTAMP).value)
+                then = await states.read_flow_run_states_as_of(runs, as_of.at(datetime.now(UTC)), clock=(clock or Clock.TIMESTAMP).value)
                 return _whole([then[run] for run in runs if run in then])
             return _whole(await states.read_flow_run_states(runs[0]))
         return await states.read_flow_run_state_page(
@@ -141,7 +143,7 @@ def list_states(
             print_line(hint)
     if found.next:
         # As times, since those that are said from now mean others by then.
-        window = [f"{option} {json_time(time)} " for option, time in (("--since", since), ("--until", until)) if time is not None]
+        window = [f"{option} {json_time(time)} " for option, time in (("--since", filter.since), ("--until", filter.until)) if time is not None]
         print_error_line(f"next page: {''.join(window)}--cursor {found.next}")
 
 

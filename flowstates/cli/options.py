@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import typer
 
@@ -28,8 +28,8 @@ from flowstates.values import iso_time
 T = TypeVar("T")
 
 _A_DAY = timedelta(days=1)
-_LENGTH = re.compile(r"([0-9]{1,6})(ms|[smhdw])")
-_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds"}
+_LENGTH = re.compile("(?=[0-9])" + "".join(rf"(?:(?P<{name}>[0-9]{{1,6}}){unit}(?![a-z]))?" for unit, name in _UNITS.items()))
 
 
 class LayoutName(StrEnum):
@@ -49,26 +49,82 @@ def _time(text: str, others: str = "") -> datetime:
     return time
 
 
-def length_of(text: str) -> timedelta:
-    """A length of time above zero, from a number and a unit."""
+def age_of(text: str) -> timedelta:
+    """A length of time, from numbers and units."""
     found = _LENGTH.fullmatch(text)
-    length = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else timedelta(0)
+    if not found:
+        raise typer.BadParameter(f"{text!r} is not a length such as 30s, 15m, 1h30m, 1d or 1w")
+    return timedelta(**{name: int(number) for name, number in found.groupdict(default="0").items()})
+
+
+def length_of(text: str) -> timedelta:
+    """A length of time above zero."""
+    length = age_of(text)
     if not length:
-        raise typer.BadParameter(f"{text!r} is not a length such as 30s, 15m, 1h, 1d or 1w")
+        raise typer.BadParameter(f"{text!r} is not a length such as 30s, 15m, 1h30m, 1d or 1w: it is zero")
     return length
 
 
-def moment_of(text: str) -> datetime:
+class Moment(NamedTuple):
+    """A time as it was typed: itself or, without it, so long ago. A command reads the clock once for all of them."""
+
+    time: datetime | None
+    ago: timedelta = timedelta()
+
+    def at(self, now: datetime) -> datetime:
+        """The time that it is by the clock."""
+        return now - self.ago if self.time is None else self.time
+
+
+def moment_of(text: str) -> Moment:
     """A time, also one that is said from now."""
     now = datetime.now(UTC)
     if text.lower() in ("today", "yesterday"):
-        return now.replace(hour=0, minute=0, second=0, microsecond=0) - (_A_DAY if text.lower() == "yesterday" else timedelta())
+        return Moment(now.replace(hour=0, minute=0, second=0, microsecond=0) - (_A_DAY if text.lower() == "yesterday" else timedelta()))
     if not _LENGTH.fullmatch(text):
-        return _time(text, ", 2h (ago), today or yesterday")
+        return Moment(_time(text, ", 2h (ago), today or yesterday"))
+    moment = Moment(None, length_of(text))
     try:
-        return now - length_of(text)
+        moment.at(now)
     except OverflowError:
         raise typer.BadParameter(f"{text} ago is before the year 1") from None
+    return moment
+
+
+class Chosen(NamedTuple):
+    """The types of an option, of which there may be several."""
+
+    types: tuple[StateType, ...]
+
+
+def type_of(text: str) -> StateType:
+    """A type, in upper or lower case."""
+    if text.upper() not in StateType.__members__:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(StateType)}")
+    return StateType[text.upper()]
+
+
+def types_of(text: str) -> Chosen:
+    """Types with commas between."""
+    return Chosen(tuple(type_of(word.strip()) for word in text.split(",")))
+
+
+def complete_types(incomplete: str) -> list[str]:
+    """What a shell may make of the last of some types, in the case that it was begun in."""
+    before, comma, word = incomplete.rpartition(",")
+    return [f"{before}{comma}{type_.lower() if word.islower() else type_}" for type_ in StateType if type_.startswith(word.upper())]
+
+
+def all_of(chosen: Sequence[Chosen] | None) -> list[StateType] | None:
+    """The types of all these options; None without any."""
+    return [type_ for option in chosen for type_ in option.types] if chosen else None
+
+
+def types_option(help: str) -> Any:
+    """An option that is types; its annotation is `list[Chosen] | None`."""
+    return typer.Option(
+        "--type", parser=types_of, metavar="TYPE", help=f"{help}; may be repeated, or several with commas.", autocompletion=complete_types
+    )
 
 
 def time_option(help: str) -> Any:
@@ -77,7 +133,7 @@ def time_option(help: str) -> Any:
 
 
 def moment_option(help: str) -> Any:
-    """An option that is a time, which may be said from now; its annotation is `datetime | None`."""
+    """An option that is a time, which may be said from now; its annotation is `Moment | None`."""
     return typer.Option(parser=moment_of, metavar="TIME", help=help)
 
 
@@ -110,24 +166,26 @@ Ids: TypeAlias = Annotated[
     list[Id] | None,
     typer.Option("--id", parser=id_of, metavar="STATE_ID", help="The states of these ids, or beginnings that no other has; may be repeated."),
 ]
-Types: TypeAlias = Annotated[
-    list[StateType] | None, typer.Option("--type", metavar="TYPE", case_sensitive=False, help="States of these types; may be repeated.")
-]
+Types: TypeAlias = Annotated[list[Chosen] | None, types_option("States of these types")]
 Names: TypeAlias = Annotated[list[str] | None, typer.Option("--name", metavar="TEXT", help="States of these names; may be repeated.")]
 Since: TypeAlias = Annotated[
-    datetime | None, moment_option("From this time on: 2030-01-31T12:00:00Z, 2h (ago; also s, m, d, w), today or yesterday (a day of UTC).")
+    Moment | None, moment_option("From this time on: 2030-01-31T12:00:00Z, 2h (ago; also s, m, d, w), today or yesterday (a day of UTC).")
 ]
-Until: TypeAlias = Annotated[datetime | None, moment_option("Up to this time, which is not included.")]
+Until: TypeAlias = Annotated[Moment | None, moment_option("Up to this time, which is not included.")]
 Terminal: TypeAlias = Annotated[
     bool | None, typer.Option("--terminal/--open", help="States that end a run, COMPLETED, FAILED, CANCELLED and CRASHED, or the others.")
 ]
-Step: TypeAlias = Annotated[timedelta | None, typer.Option(parser=length_of, metavar="STEP", help="Such as 30s, 15m, 1d or 1w; 1h if left out.")]
+Step: TypeAlias = Annotated[
+    timedelta | None, typer.Option(parser=length_of, metavar="STEP", help="Such as 30s, 15m, 1h30m, 1d or 1w; 1h if left out.")
+]
 
 
 def filter_of(**fields: Any) -> FlowRunStateFilter:
     """The filter of the options; one that was not given, or given no value, is not in it."""
+    now = datetime.now(UTC)
+    values: dict[str, Any] = {field: value.at(now) if isinstance(value, Moment) else value for field, value in fields.items()}
     with exit_codes():
-        return FlowRunStateFilter(**{field: value for field, value in fields.items() if value not in (None, [])})
+        return FlowRunStateFilter(**{field: value for field, value in values.items() if value not in (None, [])})
 
 
 async def with_ids(filter: FlowRunStateFilter, lookup: Lookup, run_ids: Sequence[Id] | None, ids: Sequence[Id] | None = None) -> FlowRunStateFilter:
@@ -136,17 +194,21 @@ async def with_ids(filter: FlowRunStateFilter, lookup: Lookup, run_ids: Sequence
     return filter.model_copy(update={field: ids for field, ids in found.items() if ids})
 
 
-def window_of(since: datetime | None, until: datetime | None, length: timedelta, *, step: timedelta | None = None) -> tuple[datetime, datetime]:
-    """A window that ends now and is `length` long, where the options do not say otherwise; with `step` it begins on a whole one."""
+def window_of(since: Moment | None, until: Moment | None, length: timedelta, *, step: timedelta | None = None) -> tuple[datetime, datetime]:
+    """A window that ends now and is `length` long, where the options do not say otherwise.
+
+    With `step` it begins on a whole one, if no time was given for that: also where it is so long ago that it begins, and now that it ends.
+    """
+    now = datetime.now(UTC)
     with exit_codes():
         try:
             # In UTC, as all that is printed.
-            end = datetime.now(UTC) if until is None else until.astimezone(UTC)
-            if since is not None:
-                return since.astimezone(UTC), end
-            begin = end - length
-            # From a Monday on, so that a step of a week begins with one.
-            return begin - (begin - datetime.min.replace(tzinfo=UTC)) % step if step else begin, end
+            end = now if until is None else until.at(now).astimezone(UTC)
+            begin = end - length if since is None else since.at(now).astimezone(UTC)
+            if step and (since is None or (since.time is None and until is None)):
+                # From a Monday on, so that a step of a week begins with one.
+                begin -= (begin - datetime.min.replace(tzinfo=UTC)) % step
+            return begin, end
         except OverflowError:
             raise InvalidInputError("until" if since is None else "since", "makes a time that is outside the years 1 to 9999 in UTC") from None
 

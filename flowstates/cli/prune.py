@@ -16,7 +16,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowstates.cli.database import exit_codes
-from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, ask_retention, end_with_nothing, length_of
+from flowstates.cli.options import (
+    Chosen,
+    DatabaseUrl,
+    Json,
+    LayoutOption,
+    age_of,
+    all_of,
+    ask_retention,
+    end_with_nothing,
+    length_of,
+    types_option,
+)
 from flowstates.cli.render import json_time, print_error_line, print_json_lines, print_line
 from flowstates.cli.terminal import can_ask, confirm
 from flowstates.engine.pruning import Keep, PruneReport
@@ -39,17 +50,12 @@ _NOTHING = PruneReport(0, 0, 0, 0, 0, {}, None, True, None)
 
 def prune(
     older_than: Annotated[
-        timedelta, typer.Option(parser=length_of, metavar="LENGTH", help="Runs whose last state is older than this, such as 12h, 90d or 52w.")
+        timedelta, typer.Option(parser=age_of, metavar="LENGTH", help="Runs whose last state is older than this, such as 12h, 90d or 52w.")
     ],
     keep_failed: Annotated[
-        timedelta | None, typer.Option(parser=length_of, metavar="LENGTH", help="Another length for runs that ended FAILED or CRASHED.")
+        timedelta | None, typer.Option(parser=age_of, metavar="LENGTH", help="Another length for runs that ended FAILED or CRASHED.")
     ] = None,
-    types: Annotated[
-        list[StateType] | None,
-        typer.Option(
-            "--type", metavar="TYPE", case_sensitive=False, help="Runs whose last state is of these types; may be repeated. Terminal ones by default."
-        ),
-    ] = None,
+    types: Annotated[list[Chosen] | None, types_option("Runs whose last state is of these types, terminal ones if left out")] = None,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -82,7 +88,7 @@ def prune(
     Exit code 4 if there is more to do. On a terminal it first shows what would go, and asks; elsewhere say --yes. Broken off, begin again.
     """
     with exit_codes():
-        policies = _policies(older_than, keep_failed, types, _keep(keep, keep_names), artifacts)
+        policies = _policies(older_than, keep_failed, all_of(types), _keep(keep, keep_names), artifacts)
         is_asked = not (yes or dry_run)
         if is_asked and not can_ask():
             raise InvalidInputError("--yes", "is needed where nobody can be asked; --dry-run shows what would go")

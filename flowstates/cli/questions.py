@@ -23,6 +23,7 @@ from flowstates.cli.options import (
     Step,
     Types,
     Until,
+    all_of,
     ask_analytics,
     end_with_nothing,
     filter_of,
@@ -65,7 +66,7 @@ def durations(
     microseconds.
     """
     begin, end = window_of(since, until, _A_DAY)
-    given = filter_of(types=types, names=names)
+    given = filter_of(types=all_of(types), names=names)
 
     async def work(analytics: FlowRunStateAnalytics, lookup: Lookup) -> list[TimeInState]:
         filter = await with_ids(given, lookup, run_ids)
@@ -95,7 +96,8 @@ def counts(
 ) -> None:
     """Print how many states of each type began, step by step.
 
-    --until is now if left out, and --since 24 steps before it, on a whole step. In JSON all types are there, the others' count is 0.
+    --until is now if left out, and --since 24 steps before it. The steps are whole ones and the current one, also where --since says how long ago,
+    as 2d does. In JSON all types are there, the others' count is 0.
     """
     step = step or _AN_HOUR
     begin, end = window_of(since, until, step * _STEPS_SHOWN, step=step)

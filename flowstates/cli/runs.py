@@ -18,6 +18,7 @@ from flowstates.cli.options import (
     LayoutOption,
     Names,
     Types,
+    all_of,
     ask_states,
     end_with_nothing,
     filter_of,
@@ -54,7 +55,7 @@ def runs(
     if cursor is not None and longer_than is not None:
         with exit_codes():
             raise InvalidInputError("--cursor", "does not go with --longer-than, which means another time now")
-    filter = filter_of(current=True, types=types, names=names, until=None if longer_than is None else now - longer_than)
+    filter = filter_of(current=True, types=all_of(types), names=names, until=None if longer_than is None else now - longer_than)
     page = ask_states(
         database_url,
         layout,

@@ -11,7 +11,20 @@ import typer
 
 from flowstates.cli.database import exit_codes
 from flowstates.cli.ids import Lookup
-from flowstates.cli.options import DatabaseUrl, Json, LayoutName, LayoutOption, RunId, StateId, ask_states, end_with_nothing, layout_of, time_option
+from flowstates.cli.options import (
+    DatabaseUrl,
+    Json,
+    LayoutName,
+    LayoutOption,
+    RunId,
+    StateId,
+    ask_states,
+    complete_types,
+    end_with_nothing,
+    layout_of,
+    time_option,
+    type_of,
+)
 from flowstates.cli.render import print_error_line, print_json_lines, print_line, print_states
 from flowstates.cli.terminal import can_ask, confirm, interruptible
 from flowstates.errors import InvalidInputError, UnreadableRowError
@@ -28,7 +41,7 @@ _TO_PREFECT = {
 
 def create(
     run_id: RunId,
-    type: Annotated[StateType, typer.Argument(metavar="TYPE", case_sensitive=False, help=", ".join(StateType))],
+    type: Annotated[StateType, typer.Argument(parser=type_of, metavar="TYPE", help=", ".join(StateType), autocompletion=complete_types)],
     id: Annotated[UUID | None, typer.Option(metavar="STATE_ID", help="The state's id; a UUIDv7 if left out.")] = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="The type's own if left out.")] = None,
     message: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
