@@ -220,11 +220,31 @@ def test_migrate_applies_once(own_dsn: str) -> None:
         "expected": "a table on the search path",
         "found": "none",
     }
+    assert lacking.err == "flowstates migrate makes the tables, or brings them up to date\n"
     first = run("migrate", "--database-url", own_dsn, "--json").records
     assert first[0] == {"name": "0001_flow_run_state", "applied": True}
     assert run("migrate", "--database-url", own_dsn) == Done(0, "nothing to apply: the database is current\n", "")
     assert run("migrate", "--database-url", own_dsn, "--json") == Done(0, "", "")
     assert run("check", "--database-url", own_dsn, "--json") == Done(0, "", "")
+
+
+@pytest.mark.parametrize("options", [(), ("--sql",), ("--json",)])
+def test_prefects_tables_are_not_made(options: tuple[str, ...], own_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWSTATES_LAYOUT", "prefect")
+    error = "error: Prefect alone makes its tables: for those of flowstates, unset FLOWSTATES_LAYOUT\n"
+    assert run("migrate", "--database-url", own_dsn, *options) == Done(2, "", error)
+    assert execute(own_dsn, "select count(*) from pg_tables where schemaname = 'public'") == 0
+    lacking = run("check", "--database-url", own_dsn)
+    assert (lacking.code, lacking.err) == (1, "")
+
+
+def test_a_migration_that_is_not_applied_is_cured_by_migrate(own_dsn: str) -> None:
+    run("migrate", "--database-url", own_dsn)
+    execute(own_dsn, "delete from flowstates_migration")
+    assert "flowstates migrate" in run("check", "--database-url", own_dsn).err
+    execute(own_dsn, "drop table flow_run")
+    execute(own_dsn, "drop table flowstates_migration")
+    assert run("check", "--database-url", own_dsn).err == ""
 
 
 def test_migrate_names_what_it_applied(own_dsn: str) -> None:

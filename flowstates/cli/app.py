@@ -22,7 +22,7 @@ from flowstates.cli.demo import play
 from flowstates.cli.exports import export_states
 from flowstates.cli.imports import import_states
 from flowstates.cli.lists import list_states
-from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, layout_of
+from flowstates.cli.options import DatabaseUrl, Json, LayoutName, LayoutOption, layout_of
 from flowstates.cli.prune import prune
 from flowstates.cli.questions import counts, durations
 from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_slow_questions, print_states
@@ -32,7 +32,7 @@ from flowstates.cli.timeline import timeline
 from flowstates.database.migrations import migration_script, migration_sql, unknown_migrations
 from flowstates.database.mismatches import Mismatch
 from flowstates.engine.connections import AnyConnection
-from flowstates.errors import InvalidInputError
+from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
 
 if TYPE_CHECKING:
     from flowstates.database.plans import SlowQuestion
@@ -149,6 +149,8 @@ def migrate(
             raise InvalidInputError("--sql", "prints SQL and no JSON: leave out --json")
         if not sql and (since, until) != (None, None):
             raise InvalidInputError("--from, --to", "say what --sql prints: add --sql")
+        if layout_of(None) is LayoutName.PREFECT:
+            raise ReadOnlyLayoutError("Prefect alone makes its tables: for those of flowstates, unset FLOWSTATES_LAYOUT")
         script = migration_script(since=since, until=until)
     if sql:
         typer.echo(script, nl=False)
@@ -212,8 +214,16 @@ def check(
             print_line(f"the database fits the layout {chosen}")
             if plans:
                 print_slow_questions(slow)
+    if chosen is LayoutName.FLOWSTATES and _is_to_migrate(mismatches):
+        print_error_line("flowstates migrate makes the tables, or brings them up to date")
     if mismatches or slow:
         raise typer.Exit(1)
+
+
+def _is_to_migrate(mismatches: Sequence[Mismatch]) -> bool:
+    """Whether none of the tables is there, or a migration is not applied yet."""
+    lacking = {mismatch.where for mismatch in mismatches if mismatch.found == "none"}
+    return lacking >= {f"table {name}" for name in flowstates.TABLES} or any(where.startswith("migration ") for where in lacking)
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {

@@ -51,9 +51,10 @@ class Lookup:
     def __init__(self, connection: AnyConnection, layout: Layout) -> None:
         self._execution = Execution(connection, layout)
 
-    async def run(self, id: Id) -> UUID:
-        """The run of an id."""
-        return await self._find("read_flow_run_ids", "run", id)
+    async def run(self, id: Id, *, may_be_new: bool = False) -> UUID:
+        """The run of an id, which may be one that is to be made."""
+        is_to_be_made = may_be_new and self._execution.layout == "flowstates"
+        return await self._find("read_flow_run_ids", "run", id, "; a new run takes a whole UUID" if is_to_be_made else "")
 
     async def runs(self, ids: Sequence[Id] | None) -> list[UUID]:
         """The runs of ids, each once and in their order."""
@@ -73,14 +74,14 @@ class Lookup:
             (row,) = await ask_catalog(connection, "read_clock")
         return datetime.fromisoformat(row["now"][1:-1] + "Z")
 
-    async def _find(self, question: str, what: str, id: Id) -> UUID:
+    async def _find(self, question: str, what: str, id: Id, cure: str = "") -> UUID:
         """Ends the command with 1 if there is none, and with 2 if there are several."""
         if id.first == id.last:
             return id.first
         async with self._execution.connection() as connection:
             found = [row["id"] for row in await ask_catalog(connection, question, str(id.first), str(id.last))]
         if not found:
-            print_error_line(f"error: no {what} begins with {id.text}")
+            print_error_line(f"error: no {what} begins with {id.text}{cure}")
             raise typer.Exit(1)
         if len(found) > 1:
             error = InvalidInputError(f"{what.upper()}_ID", f"{id.text} is the beginning of several")

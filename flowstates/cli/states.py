@@ -59,7 +59,7 @@ def create(
 
     async def work(states: FlowRunStateRepository, lookup: Lookup) -> FlowRunState:
         return await states.create_flow_run_state(
-            await lookup.run(run_id),
+            await lookup.run(run_id, may_be_new=True),
             type,
             id=id,
             timestamp=timestamp,
