@@ -65,6 +65,11 @@ def test_a_store_that_cannot_be_is_bad_input(folder: Path, monkeypatch: pytest.M
     assert run("list", "--database-url", "embedded:") == Done(2, "", f"error: FLOWSTATES_DATA: {folder / 'file'} is not a folder\n")
 
 
+def test_a_store_that_cannot_be_made_is_named_whole() -> None:
+    done = run("list", "--database-url", "embedded:/proc/no/folder")
+    assert done == Done(2, "", "error: database_url: cannot be used: /proc/no/folder: No such file or directory\n")
+
+
 def test_a_store_that_is_busy_is_3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowstates.database.embedded._WAIT_SECONDS", 0.1)
     with flowstates.embedded_postgres(folder):

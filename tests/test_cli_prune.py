@@ -53,8 +53,13 @@ def test_whole_runs_go(own: str) -> None:
     runs = on(own, lambda pool: make(pool, 3))
     done = pruned(own, "--older-than", "90d", "--yes", "--batch-size", 4)
     assert (done.code, left(own, runs)) == (0, [0, 0, 0])
-    assert done.out.startswith("deleted: 12 states of 3 runs, 0.0 MiB of rows\n")
-    assert done.err.splitlines() == [f"batch {n}: {4 * n} states of {n} runs so far" for n in (1, 2, 3)]
+    assert done.out.startswith("deleted: 12 states of 3 runs, 1.3 KiB of rows\n")
+    assert done.err.splitlines() == [f"batch {n}: {4 * n} states of {n} {'run' if n == 1 else 'runs'} so far" for n in (1, 2, 3)]
+
+
+def test_sizes_read_well() -> None:
+    sizes = {0: "0 bytes", 1: "1 byte", 1023: "1,023 bytes", 1024: "1.0 KiB", 2**20: "1.0 MiB", 2**30: "1,024.0 MiB"}
+    assert {size: prune._size(size) for size in sizes} == sizes
 
 
 def test_more_to_do_is_four(own: str) -> None:
@@ -101,7 +106,7 @@ def test_a_dry_run_changes_nothing_and_says_whether_it_saw_all(own: str) -> None
     done = pruned(own, "--older-than", "90d", "--dry-run")
     assert (done.code, done.out) == (0, "would go: 12 states of 3 runs\n")
     done = pruned(own, "--older-than", "90d", "--dry-run", "--batch-size", 4, "--max-batches", 1)
-    assert (done.code, done.out) == (4, "would go: 4 states of 1 runs\nthere is more to do\n")
+    assert (done.code, done.out) == (4, "would go: 4 states of 1 run\nthere is more to do\n")
     assert left(own, runs) == [4, 4, 4]
 
 
@@ -116,7 +121,7 @@ def test_where_nobody_can_be_asked_yes_is_to_be_said(own: str) -> None:
 def test_on_a_terminal_it_shows_what_would_go_and_asks(own: str, answer: str, code: int, states: int) -> None:
     runs = on(own, lambda pool: make(pool, 1))
     with Terminal("prune", "--database-url", own, "--older-than", "90d") as terminal:
-        assert "would go: 4 states of 1 runs\ndelete? [y/N]:" in terminal.until("y/N")
+        assert "would go: 4 states of 1 run\ndelete? [y/N]:" in terminal.until("y/N")
         terminal.type_in(f"{answer}\n")
         assert terminal.end() == code
     assert ("error: nothing is deleted\n" in terminal.text, left(own, runs)) == (code == 1, [states])

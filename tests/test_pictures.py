@@ -14,8 +14,8 @@ from flowstates import FlowRunState, StateCount, StateType, TimeInState
 from flowstates.pictures.bars import print_counts, print_durations
 from flowstates.pictures.marks import LOOKS, mark_of
 from flowstates.pictures.strip import print_timeline
-from flowstates.pictures.text import first_line
-from flowstates.pictures.times import ago, relative
+from flowstates.pictures.text import counted, first_line
+from flowstates.pictures.times import ago, length, relative
 from tests.test_cli import BEGIN, state
 
 
@@ -199,7 +199,25 @@ def test_more_states_than_cells() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "ticks"),
+    ("time", "text"),
+    [
+        (timedelta(), "0s"),
+        (timedelta(minutes=15), "15m"),
+        (timedelta(hours=1, minutes=30), "1h 30m"),
+        (timedelta(weeks=1), "7d"),
+        (timedelta(days=1, seconds=1, microseconds=2_003), "1d 1s 2ms 3us"),
+    ],
+)
+def test_a_length_has_no_units_that_are_zero(time: timedelta, text: str) -> None:
+    assert length(time) == text
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(number, "run") for number in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1,000 runs"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "ticks"),
     [
         (timedelta(0), "|12:00:00.000000"),
         (timedelta(microseconds=7), "|12:00:00.000000                          |12:00:00.000005"),
@@ -211,8 +229,8 @@ def test_more_states_than_cells() -> None:
     ],
     ids=str,
 )
-def test_scales_have_round_times(length: timedelta, ticks: str) -> None:
-    _, scale, _ = strip([state(StateType.RUNNING, 0), state(StateType.FAILED, 0, timestamp=BEGIN + length)][: 2 if length else 1], BEGIN + length)
+def test_scales_have_round_times(whole: timedelta, ticks: str) -> None:
+    _, scale, _ = strip([state(StateType.RUNNING, 0), state(StateType.FAILED, 0, timestamp=BEGIN + whole)][: 2 if whole else 1], BEGIN + whole)
     assert ticks in scale
     assert len(scale) <= 60
 

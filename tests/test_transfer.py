@@ -96,6 +96,7 @@ def test_a_refused_state_is_named_and_the_others_stay(migrated: str) -> None:
     [
         ('{"flow_run_id": "x", "type": "RUNNING"}', "line 2: id: is missing"),
         ("{", "line 2: is not JSON"),
+        ("{x", "line 2: is not JSON that can be read: key must be a string at column 2\n"),
         ("[]", "line 2: is not an object"),
         (line(type="WALKING"), "line 2: type: "),
         (line(timestamp="2024-03-05T12:00:00"), "line 2: timestamp: "),

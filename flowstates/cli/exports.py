@@ -27,6 +27,7 @@ from flowstates.cli.render import print_error_line, print_json_lines
 from flowstates.engine.archives import json_of
 from flowstates.errors import UnreadableRowError
 from flowstates.filters import FlowRunStateFilter
+from flowstates.pictures.text import counted
 from flowstates.repository import FlowRunStateRepository
 
 
@@ -57,7 +58,7 @@ def export_states(
 
     count, left_out = ask_states(database_url, layout, work)
     more = f"; left out {left_out:,} that cannot be read" if left_out else ""
-    print_error_line(("exported 1 state" if count == 1 else f"exported {count:,} states") + more)
+    print_error_line(f"exported {counted(count, 'state')}{more}")
     if left_out:
         raise typer.Exit(1)
 

@@ -26,6 +26,7 @@ from flowstates.cli.render import print_error_line, print_json_lines, print_line
 from flowstates.cli.terminal import interruptible
 from flowstates.engine.rows import collector_paused
 from flowstates.errors import FlowStatesError, InvalidInputError
+from flowstates.pictures.text import counted
 from flowstates.records import NewFlowRunState
 from flowstates.repository import FlowRunStateRepository
 
@@ -85,7 +86,7 @@ async def read_states(states: FlowRunStateRepository, file: IO[bytes], *, on_tie
         raise
     finally:
         if (more := work.counts["refused"] - _MOST_NAMED) > 0:
-            print_error_line(f"and {more:,} more are refused")
+            print_error_line(f"and {more:,} more {'is' if more == 1 else 'are'} refused")
     return work.counts
 
 
@@ -195,7 +196,8 @@ def _state_of(number: int, line: bytes) -> NewFlowRunState:
     try:
         values = from_json(line)
     except ValueError as error:
-        raise InvalidInputError(f"line {number}", f"is not JSON that can be read: {error}") from None
+        where = str(error).replace(" at line 1 column ", " at column ")  # the line is the whole text to the parser
+        raise InvalidInputError(f"line {number}", f"is not JSON that can be read: {where}") from None
     if not isinstance(values, dict):
         raise InvalidInputError(f"line {number}", "is not an object")
     if values.get("id") is None:
@@ -216,4 +218,4 @@ def _progress(file: IO[bytes]) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=size)
-        yield lambda count: progress.update(task, completed=file.tell() if size else None, description=f"{count:,} states")
+        yield lambda count: progress.update(task, completed=file.tell() if size else None, description=counted(count, "state"))

@@ -32,6 +32,7 @@ from flowstates.cli.render import json_time, print_error_line, print_json_lines,
 from flowstates.cli.terminal import can_ask, confirm
 from flowstates.engine.pruning import Keep, PruneReport
 from flowstates.errors import InvalidInputError
+from flowstates.pictures.text import counted
 from flowstates.records import StateType
 from flowstates.retention import FlowRunStateRetention
 
@@ -182,12 +183,19 @@ def _progress(expected: PruneReport | None, *, quiet: bool) -> Iterator[Callable
 
 
 def _counts(report: PruneReport) -> str:
-    return f"{report.states:,} states of {report.runs:,} runs"
+    return f"{counted(report.states, 'state')} of {counted(report.runs, 'run')}"
 
 
 def _text(report: PruneReport, what: str) -> str:
-    size = "" if report.bytes is None else f", {report.bytes / 2**20:,.1f} MiB of rows"
+    size = "" if report.bytes is None else f", {_size(report.bytes)} of rows"
     return f"{what}: {_counts(report)}{size}"
+
+
+def _size(number: int) -> str:
+    for unit, power in (("MiB", 20), ("KiB", 10)):
+        if number >= 2**power:
+            return f"{number / 2**power:,.1f} {unit}"
+    return counted(number, "byte")
 
 
 def _end(report: PruneReport, what: str, json: bool) -> None:
@@ -196,10 +204,10 @@ def _end(report: PruneReport, what: str, json: bool) -> None:
     else:
         print_line(_text(report, what))
         if report.passed:
-            print_line(f"left for the next pass, as they were locked or changed meanwhile: {report.passed:,} runs")
+            print_line(f"left for the next pass, as they were locked or changed meanwhile: {counted(report.passed, 'run')}")
         for name, runs in sorted(report.held.items()):
             why = "cannot be written into the archive" if name == "archive" else f"held by the constraint {name}"
-            print_line(f"{why}: {runs:,} runs")
+            print_line(f"{why}: {counted(runs, 'run')}")
         if report.oldest is not None:
             oldest = report.oldest
             print_line(f"the oldest run: {oldest.flow_run_id}, {oldest.type} since {json_time(oldest.timestamp)}, {_WHY[oldest.why]}")

@@ -167,7 +167,8 @@ def _made_and_locked(home: Path, account: dict[str, Any], version: int) -> Itera
             _lock(handle, home)
             _take(handle, folder, home, account, version)
         except OSError as error:
-            raise InvalidInputError("data", f"cannot be used: {error}") from error
+            # It names but the last part of the path, since a folder is made in the one above it.
+            raise InvalidInputError("data", f"cannot be used: {home.parent}: {error.strerror}") from error
         yield handle
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flowstates.pictures.marks import mark_of, style_of
 from flowstates.pictures.text import escape
-from flowstates.pictures.times import clock, duration, is_whole
+from flowstates.pictures.times import clock, duration, is_whole, length
 from flowstates.records import StateType
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def print_counts(console: Console, counts: Sequence[StateCount], step: timedelta
     A number is never cut: where the console is too narrow the types are in several tables or, if it is to be `whole`, the lines are longer.
     """
     ascii_only = console.options.ascii_only
-    title = f"runs in each type, every {duration(step)}" if of_runs else f"states that began in each {duration(step)}"
+    title = f"runs in each type, every {length(step)}" if of_runs else f"states that began in each {length(step)}"
     console.print(Text(title, style="bold"))
     types = [type_ for type_ in StateType if any(count.counts.get(type_) for count in counts)]
     spec = next(spec for spec in ("days", "minutes", "seconds", "microseconds") if all(is_whole(count.at, spec) for count in counts))

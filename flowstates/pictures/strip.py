@@ -14,7 +14,7 @@ from rich.text import Text
 
 from flowstates.pictures.bars import plain_table, type_text
 from flowstates.pictures.marks import style_of
-from flowstates.pictures.text import escape
+from flowstates.pictures.text import counted, escape
 from flowstates.pictures.times import clock, duration, relative, summary, ticks, times_spent
 from flowstates.records import FlowRunState, StateType
 
@@ -45,7 +45,7 @@ def print_timeline(console: Console, states: Sequence[FlowRunState], *, now: dat
     console.print(_legend(states, spent, letters, is_plain=is_plain, ascii_only=ascii_only))
     console.print(Text(f"\n{summary(states, now)}"))
     if hidden := len(states) - len(set(owners)):
-        console.print(Text(f"{hidden:,} of them are too short to be drawn."))
+        console.print(Text(f"{hidden:,} of them {'is' if hidden == 1 else 'are'} too short to be drawn."))
 
 
 def _legend(
@@ -77,7 +77,7 @@ def _legend(
             "-" if never else f"{share:.1f}%",
         )
     more = len(counts) - _MOST_IN_A_LEGEND
-    return Group(Text(), table, *([Text(f"and {more:,} more names")] if more > 0 else ()))
+    return Group(Text(), table, *([Text(f"and {counted(more, 'more name')}")] if more > 0 else ()))
 
 
 def _letters(states: Iterable[FlowRunState]) -> dict[tuple[StateType, str], str]:

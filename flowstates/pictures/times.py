@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+from flowstates.pictures.text import counted
 from flowstates.records import FlowRunState
 
 _ZERO = datetime.min.replace(tzinfo=UTC)  # a Monday; scales count from it
@@ -29,6 +30,17 @@ def duration(time: timedelta) -> str:
     if days:
         return f"{days}d {hours:02}h"
     return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {seconds:02}s"
+
+
+def length(time: timedelta) -> str:
+    """A time exactly, in all of its units that are not zero: `1h 30m`."""
+    units = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1), "ms": timedelta(milliseconds=1)}
+    parts = []
+    for unit, of_unit in (units | {"us": timedelta.resolution}).items():
+        count, time = divmod(time, of_unit)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts) or "0s"
 
 
 def relative(time: datetime, now: datetime) -> str:
@@ -82,9 +94,8 @@ def spent_text(time: timedelta, state: FlowRunState, last: FlowRunState) -> str:
 def summary(states: Sequence[FlowRunState], now: datetime) -> str:
     """A run's whole time and how it ended, in a sentence."""
     last = states[-1]
-    count = "1 state" if len(states) == 1 else f"{len(states):,} states"
     ending = f"ended {last.type}" if last.type.is_terminal else f"still {last.type} (+: until now)"
-    return f"{count} in {duration(sum(times_spent(states, now), timedelta()))}, {ending}."
+    return f"{counted(len(states), 'state')} in {duration(sum(times_spent(states, now), timedelta()))}, {ending}."
 
 
 def ticks(begin: datetime, length: timedelta, columns: float) -> list[tuple[timedelta, str]]:
