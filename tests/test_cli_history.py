@@ -43,12 +43,19 @@ def test_a_history_has_times_and_bars(capsys: pytest.CaptureFixture[str], monkey
     lines = shown(states, BEGIN, capsys, monkeypatch)
     assert lines[0] == f"run {UUID(int=1)}"
     assert lines[2].split() == ["time", "(UTC)", "type", "name", "spent"]
-    pending, running, failed = lines[4:7]
+    pending, running, failed, why = lines[4:8]
     assert pending.startswith("2030-01-31 12:00:00  • PENDING  Pending  10m 00s  █")
     assert running.startswith("2030-01-31 12:10:00  ► RUNNING  Running  20m 00s  █")
     assert bar(running) in (2 * bar(pending) - 1, 2 * bar(pending))
-    assert failed == "2030-01-31 12:30:00  × FAILED   Failed         -  no rows ..."  # noqa: RUF001
+    assert (failed, why) == ("2030-01-31 12:30:00  × FAILED   Failed         -", "  no rows ...")  # noqa: RUF001
     assert lines[-1] == "3 states in 30m 00s, ended FAILED."
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_message_has_the_line_below(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "a message that is longer than what is left beside the times, but fits a line"
+    lines = shown([state(StateType.RUNNING, 0), state(StateType.FAILED, 10, message=message)], BEGIN, capsys, monkeypatch, width)
+    assert lines[6:] == [f"  {message}", "", "2 states in 10m 00s, ended FAILED."]
 
 
 def test_the_last_state_is_open_until_now(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,12 +78,15 @@ def test_filters_and_pages(options: tuple[str, ...]) -> None:
 async def test_in_a_narrow_terminal_what_is_said_has_a_line_of_its_own(pool: Pool) -> None:
     states, run_id = FlowRunStateRepository(pool), UUID(int=2**100)
     stopping = await states.create_flow_run_state(run_id, StateType.CANCELLING, name="Stopping", message="by hand")
-    console = Console(width=80)
-    with console.capture() as capture:
-        print_runs(console, [stopping], now=stopping.timestamp + timedelta(hours=1))
-    first, second = capture.get().splitlines()
-    assert first.rstrip() == f"{run_id} □ CANCELLING {stopping.timestamp:%m-%d %H:%M}  1h 00m ago"
-    assert second.rstrip() == "  Stopping  by hand"
+    line = f"□ CANCELLING {stopping.timestamp:%F %T}    1h ago"
+    for width, begin in ((80, [f"{run_id} {line}"]), (78, [f"run {run_id}", line])):
+        console = Console(width=width)
+        with console.capture() as capture:
+            print_runs(console, [stopping], now=stopping.timestamp + timedelta(hours=1))
+        lines = [line.rstrip() for line in capture.get().splitlines()]
+        assert max(map(len, lines)) <= width
+        assert lines[-len(begin) - 1 :] == [*begin, "  Stopping  by hand"]
+        assert [line.split() for line in lines[: -len(begin) - 1]] == ([["run", "state", "since", "(UTC)"], ["─" * 79]] if width == 80 else [])
     await states.delete_flow_run_state(stopping.id)
 
 

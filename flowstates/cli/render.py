@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +20,7 @@ from flowstates.cli.terminal import is_file, output
 from flowstates.engine.archives import json_line, json_of
 from flowstates.pictures.bars import NARROWEST_BAR, bar, plain_table, type_text
 from flowstates.pictures.marks import style_of
-from flowstates.pictures.text import escape, first_line
+from flowstates.pictures.text import counted, escape, first_line
 from flowstates.pictures.times import ago, clock, spent_text, summary, times_spent
 from flowstates.records import FlowRunState, StateDetails, StateType
 from flowstates.values import MOST_LEVELS
@@ -29,6 +29,7 @@ _NARROWEST_TABLE = 76
 _WIDTH_WITH_IDS = 120
 _WIDEST_NAME = 24
 _WIDEST_BAR = 40
+_GAP = 2  # between two columns
 
 
 def print_line(text: str = "") -> None:
@@ -111,7 +112,7 @@ def _is_deeper(value: object, levels: int) -> bool:
 def print_slow_questions(slow: Sequence[SlowQuestion]) -> None:
     """Each question that would be slow, how the server would answer it, and the index that would help."""
     for question in slow:
-        print_line(f"slow: {question.question}: about {question.rows:,} rows")
+        print_line(f"slow: {question.question}: about {counted(question.rows, 'row')}")
         for line in question.plan.splitlines():
             print_line(f"  {line}")
         print_line(f"  an index that would help: {question.index or 'none'}")
@@ -130,40 +131,45 @@ def print_history(states: Sequence[FlowRunState], *, now: datetime) -> None:
             _print_narrow(console, state, Text(spent_text(time, state, last)))
         console.print(Text(f"\n{summary(states, now)}"))
         return
-    with_ids, in_file, ascii_only = console.width >= _WIDTH_WITH_IDS, is_file(console), console.options.ascii_only
-    table = plain_table(padding=1)
-    table.add_column("time (UTC)", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    table.add_column("name", overflow="fold", max_width=None if in_file else _WIDEST_NAME)
-    table.add_column("spent", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold", min_width=NARROWEST_BAR, max_width=_WIDEST_BAR)
-    if with_ids:
-        table.add_column("id", no_wrap=True)
-    if in_file:
-        table.add_column("message")
-    for state, time in zip(states, spent, strict=True):
-        bars, message = bar(time, max(spent), style_of(state.type), ascii_only=ascii_only), _message(state.message)
-        cells: list[RenderableType] = [
-            Text(clock(state.timestamp)),
-            type_text(state.type, ascii_only=ascii_only),
-            Text(escape(state.name)),
-            Text(spent_text(time, state, last)),
-            Group(*bars, *(() if in_file else message)),
-        ]
-        table.add_row(*cells, *([Text(str(state.id))] if with_ids else ()), *(message if in_file else ()))
-    if in_file:
-        with console.capture() as capture:
+    in_file, ascii_only = is_file(console), console.options.ascii_only
+    cells: dict[str, list[Text]] = {
+        "time (UTC)": [Text(clock(state.timestamp)) for state in states],
+        "type": [type_text(state.type, ascii_only=ascii_only) for state in states],
+        "name": [Text(escape(state.name)) for state in states],
+        "spent": [Text(spent_text(time, state, last)) for state, time in zip(states, spent, strict=True)],
+        "": [],
+        "id": [Text(str(state.id)) for state in states] if console.width >= _WIDTH_WITH_IDS else [],
+        "message": [Text(first_line(state.message)) for state in states] if in_file else [],
+    }
+    widths = {name: max([len(name), *(text.cell_len for text in texts)]) for name, texts in cells.items() if texts or not name}
+    rest = console.width - _GAP * (len(widths) - 1) - sum(width for name, width in widths.items() if name != "name")
+    if not in_file:
+        widths["name"] = min(widths["name"], _WIDEST_NAME, rest - NARROWEST_BAR)
+    widths[""] = min(_WIDEST_BAR, max(NARROWEST_BAR, rest - widths["name"]))
+    with console.capture() as capture:
+        # A table of its own for each row, all of the same widths: so a message has the whole line below it.
+        for index, (state, time) in enumerate(zip(states, spent, strict=True)):
+            table = plain_table(padding=1)
+            table.show_header = not index
+            for name, width in widths.items():
+                table.add_column(name, width=width, overflow="fold", no_wrap=name not in ("name", ""), justify="right" if name == "spent" else "left")
+            bars = Group(*bar(time, max(spent), style_of(state.type), ascii_only=ascii_only))
+            table.add_row(*(cells[name][index] if name else bars for name in widths))
             console.print(table)
-        print("\n".join(line.rstrip() for line in capture.get().splitlines()))  # a table's lines are all as long as the longest
-    else:
-        console.print(table)
+            if not in_file:
+                _print_below(console, *_message(state.message))
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))  # a table's lines are all as long as the longest
     console.print(Text(f"\n{summary(states, now)}"))
 
 
 def _print_narrow(console: Console, state: FlowRunState, *more: Text) -> None:
     """A state where there is no room for a table: its name and its message have lines of their own."""
     console.print(Text(" ").join((Text(clock(state.timestamp)), type_text(state.type, ascii_only=console.options.ascii_only), *more)))
-    for text in (Text(escape(state.name)), *_message(state.message)):
+    _print_below(console, Text(escape(state.name)), *_message(state.message))
+
+
+def _print_below(console: Console, *texts: Text) -> None:
+    for text in texts:
         console.print(Padding(text, (0, 0, 0, 2)))
 
 

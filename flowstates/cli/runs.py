@@ -29,11 +29,12 @@ from flowstates.cli.render import print_error_line, print_states
 from flowstates.cli.terminal import is_file, output
 from flowstates.errors import InvalidInputError
 from flowstates.pictures.text import first_line
-from flowstates.pictures.times import clock, relative
+from flowstates.pictures.times import ago, clock, relative
 from flowstates.records import FlowRunState
 
 _WIDTH_WITH_MESSAGES = 110  # below it a message has a line of its own
 _RELATIVE = len("99d 23h ago")
+_AGO = len("9999y ago")
 
 
 def runs(
@@ -73,18 +74,22 @@ def runs(
 
 
 def print_runs(console: Console, states: Sequence[FlowRunState], *, now: datetime) -> None:
-    """A line a run with its current state; in a narrow terminal what is said of it has a second line."""
+    """A line a run with its current state; in a narrow terminal what is said of it has a second line, in a narrower one the run a line before."""
     in_file, is_one_line = is_file(console), console.width >= _WIDTH_WITH_MESSAGES
-    if is_one_line:
+    has_runs = console.width >= ID + 1 + TYPE + 1 + TIME + 1 + _AGO
+    if has_runs:
         names = [f"{'name':{NAME}}"] if in_file else []
-        print_columns(console, [f"{'run':{ID}}", f"{'state':{TYPE}}", *names, f"{'since (UTC)':{TIME}}", " " * _RELATIVE, "message"])
+        more = [" " * _RELATIVE, "message"] if is_one_line else [" " * _AGO]
+        print_columns(console, [f"{'run':{ID}}", f"{'state':{TYPE}}", *names, f"{'since (UTC)':{TIME}}", *more])
     for state in states:
-        since = clock(state.timestamp) if is_one_line else clock(state.timestamp, "minutes")[len("2030-") :]
+        if not has_runs:
+            console.print(Text(f"run {state.flow_run_id}"))
+        since = f"{relative(state.timestamp, now):>{_RELATIVE}}" if is_one_line else f"{ago(state.timestamp, now):>{_AGO}}"
         cells = [
-            Text(str(state.flow_run_id)),
+            *([Text(str(state.flow_run_id))] if has_runs else ()),
             type_cell(state.type, ascii_only=console.options.ascii_only),
             *([Text(f"{name_of(state):{NAME}}")] if in_file else ()),
+            Text(clock(state.timestamp)),
             Text(since),
-            Text(f"{relative(state.timestamp, now):>{_RELATIVE}}"),
         ]
         print_state(console, cells, first_line(state.message) if in_file else said(state), in_one_line=is_one_line)
