@@ -3,7 +3,7 @@
     FlowStatesError
     ├── InvalidInputError (also a ValueError)   .field
     ├── UnreadableRowError                      .flow_run_state_id  .field
-    ├── UnexpectedStateError                    .current
+    ├── UnexpectedStateError                    .current  .flow_run_id  .expected
     ├── FlowRunStateConflictError               .stored
     │   └── GeneratedIdConflictError
     ├── ContentionError
@@ -52,16 +52,19 @@ class UnreadableRowError(FlowStatesError):
 
 
 class UnexpectedStateError(FlowStatesError):
-    """The run's current state is not the expected one; nothing was stored. `current` was read after the miss, None for a run without history."""
+    """The run's current state is not the expected one; nothing was stored. `current` was read after the miss, None for a run without history;
+    `expected` is a text."""
 
-    def __init__(self, current: FlowRunState | None) -> None:
-        super().__init__(current)
+    def __init__(self, current: FlowRunState | None, flow_run_id: UUID, expected: str) -> None:
+        super().__init__(current, flow_run_id, expected)
         self.current = current
+        self.flow_run_id = flow_run_id
+        self.expected = expected
 
     def __str__(self) -> str:
         if self.current is None:
-            return "the run has no state"
-        return f"the current state of run {self.current.flow_run_id} is {self.current.id} ({self.current.type})"
+            return f"run {self.flow_run_id} has no state; expected was {self.expected}"
+        return f"the current state of run {self.flow_run_id} is {self.current.id} ({self.current.type}); expected was {self.expected}"
 
 
 class FlowRunStateConflictError(FlowStatesError):

@@ -11,7 +11,7 @@ from pypika import Criterion, Field, Parameter, Query, Table
 
 from flowstates.errors import InvalidInputError
 from flowstates.records import StateType, TypeName
-from flowstates.values import Input, InputText, InputUUID, Layout, UtcDatetime, a_time
+from flowstates.values import Input, InputText, InputUUID, Layout, UtcDatetime, a_time, kind_of
 
 _STATE, _RUN = Table("flow_run_state").as_("state"), Table("flow_run")
 _ASKED = Table("flow_run_state").as_("asked")
@@ -69,7 +69,7 @@ def checked_filter(filter: FlowRunStateFilter | None) -> FlowRunStateFilter | No
     if filter is None:
         return None
     if not isinstance(filter, FlowRunStateFilter):
-        raise InvalidInputError("filter", f"is a {type(filter).__name__}, not a FlowRunStateFilter")
+        raise InvalidInputError("filter", f"is {kind_of(filter)}, not a FlowRunStateFilter")
     try:
         return filter.checked()
     except InvalidInputError as error:

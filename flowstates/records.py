@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from flowstates.errors import InvalidInputError
-from flowstates.values import Input, InputText, InputTime, InputUUID, OffsetDatetime, UtcDatetime, storable_json
+from flowstates.values import Input, InputText, InputTime, InputUUID, OffsetDatetime, UtcDatetime, shown, storable_json
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -41,6 +41,15 @@ class StateType(StrEnum):
 
 TypeName: TypeAlias = Literal["SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "CRASHED", "PAUSED", "CANCELLING"]
 """A type as text, which is taken wherever a StateType is."""
+
+
+def to_type(value: Any) -> StateType:
+    """A type from a type or its name; ValueError for anything else."""
+    try:
+        return StateType(value)
+    except ValueError:
+        raise ValueError(f"{shown(value)} is not one of {', '.join([*StateType][:-1])} or {[*StateType][-1]}, in upper case") from None
+
 
 _TERMINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 

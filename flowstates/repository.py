@@ -16,7 +16,7 @@ from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter, array_of, checked_filter
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
-from flowstates.values import Layout, flag, one_of, shown, to_uuid, utc_time
+from flowstates.values import Layout, flag, kind_of, one_of, shown, to_uuid, utc_time
 
 
 class FlowRunStateRepository:
@@ -151,7 +151,7 @@ class FlowRunStateRepository:
         """
         filter = checked_filter(filter)
         if on_unreadable is not None and not callable(on_unreadable):
-            raise InvalidInputError("on_unreadable", f"is a {type(on_unreadable).__name__}, not a function")
+            raise InvalidInputError("on_unreadable", f"is {kind_of(on_unreadable)}, not a function")
         name = "stream_flow_run_states.current" if filter is not None and filter.current else "stream_flow_run_states"
         return self._execution.stream(name, filter, on_unreadable, timeout)
 
@@ -235,11 +235,11 @@ class FlowRunStateRepository:
         self._refuse_read_only()
         on_tie = one_of("on_tie", on_tie, "nudge", "refuse")
         if not isinstance(states, Iterable) or isinstance(states, NewFlowRunState):
-            raise InvalidInputError("states", f"is a {type(states).__name__}, not a collection of NewFlowRunState")
+            raise InvalidInputError("states", f"is {kind_of(states)}, not a collection of NewFlowRunState")
         given: list[New] = []
         for index, state in enumerate(states):
             if not isinstance(state, NewFlowRunState):
-                raise InvalidInputError("states", f"[{index}] is a {type(state).__name__}, not a NewFlowRunState")
+                raise InvalidInputError("states", f"[{index}] is {kind_of(state)}, not a NewFlowRunState")
             try:
                 given.append(New.of(state.checked()))
             except InvalidInputError as error:
@@ -299,5 +299,5 @@ def _id_text(field: str, value: object) -> str:
 
 def _id_texts(field: str, values: object) -> list[str]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InvalidInputError(field, f"is a {type(values).__name__}, not a collection of ids")
+        raise InvalidInputError(field, f"is {kind_of(values)}, not a collection of ids")
     return [value.hex if isinstance(value, UUID) else _id_text(field, value) for value in values]

@@ -13,8 +13,8 @@ from flowstates.engine.connections import PoolOrConnection, ask
 from flowstates.engine.execution import Execution
 from flowstates.engine.pruning import Keep, OldestRun, Pace, Pass, Policy, PruneReport
 from flowstates.errors import FlowStatesError, InvalidInputError, ReadOnlyLayoutError
-from flowstates.records import FlowRunState, StateType, TypeName
-from flowstates.values import Layout, flag, seconds, shown, utc_time
+from flowstates.records import FlowRunState, StateType, TypeName, to_type
+from flowstates.values import Layout, flag, kind_of, seconds, shown, utc_time
 
 __all__ = ["FlowRunStateRetention", "Keep", "OldestRun", "PruneReport"]
 
@@ -80,11 +80,11 @@ class FlowRunStateRetention:
         pace = _pace(batch_size, max_batches, pause, max_lag)
         _check_age(older_than, before)
         if cursor is not None and not isinstance(cursor, str):
-            raise InvalidInputError("cursor", f"is a {type(cursor).__name__}, not a cursor")
+            raise InvalidInputError("cursor", f"is {kind_of(cursor)}, not a cursor")
         if not (archive is None or callable(archive) or isinstance(archive, str | os.PathLike)):
-            raise InvalidInputError("archive", f"is a {type(archive).__name__}, not the name of a file or an async function")
+            raise InvalidInputError("archive", f"is {kind_of(archive)}, not the name of a file or an async function")
         if on_batch is not None and (not callable(on_batch) or iscoroutinefunction(on_batch)):
-            raise InvalidInputError("on_batch", f"is a {type(on_batch).__name__}, not a function that is not async")
+            raise InvalidInputError("on_batch", f"is {kind_of(on_batch)}, not a function that is not async")
         async with asyncio.timeout(timeout):
             async with self._execution.connection() as connection:
                 now, statement_timeout, may_hide = (await ask(connection, "read_clock"))[0]
@@ -109,7 +109,7 @@ class FlowRunStateRetention:
     def _policy(self, types: Iterable[StateType | TypeName] | None, keep: Keep | None, artifacts: bool) -> Policy:
         is_prefect = self._execution.layout == "prefect"
         if keep is not None and not isinstance(keep, Keep):
-            raise InvalidInputError("keep", f"is a {type(keep).__name__}, not a Keep")
+            raise InvalidInputError("keep", f"is {kind_of(keep)}, not a Keep")
         if is_prefect and keep is None:
             raise ReadOnlyLayoutError(
                 "whole runs are Prefect's to delete: its own vacuum does, with PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED=events,flow_runs and"
@@ -129,9 +129,11 @@ class FlowRunStateRetention:
 def _types(types: Iterable[StateType | TypeName] | None) -> tuple[StateType, ...]:
     if types is None:
         return tuple(type_ for type_ in StateType if type_.is_terminal)
+    if isinstance(types, str | bytes) or not isinstance(types, Iterable):
+        raise InvalidInputError("types", f"is {kind_of(types)}, not a list of state types")
     try:
-        asked = [] if isinstance(types, str) else [StateType(type_) for type_ in types]
-    except (TypeError, ValueError) as error:
+        asked = [to_type(type_) for type_ in types]
+    except ValueError as error:
         raise InvalidInputError("types", str(error)) from None
     if not asked:
         raise InvalidInputError("types", f"is {shown(types)}, not one or more state types")

@@ -13,6 +13,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from flowstates.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 Choice = TypeVar("Choice", bound=str)
 
 Layout = Literal["flowstates", "prefect"]
@@ -71,6 +74,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
+def kind_of(value: object) -> str:
+    """What a value is, as an error says it: `a str`, `an int`, `None`."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"  # a UUID, as it is spoken
+
+
 def one_of(field: str, value: object, *choices: Choice) -> Choice:
     """The one of some texts that a value is, also if it is of a subclass; InvalidInputError for anything else."""
     if isinstance(value, str) and value in choices:
@@ -113,7 +122,7 @@ def storable_json(value: object, path: str = "$", level: int = 0) -> Any:
                 if level == MOST_LEVELS:
                     raise ValueError(f"is nested deeper than {MOST_LEVELS} levels, which cannot be read back")
             case _:
-                raise ValueError(f"is a {type(value).__name__}, which JSON does not have")
+                raise ValueError(f"is {kind_of(value)}, which JSON does not have")
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
     if isinstance(value, dict):
@@ -159,13 +168,19 @@ def iso_time(text: str) -> datetime:
 
 def utc_time(field: str, value: object) -> datetime:
     """An aware time in UTC; InvalidInputError with the field's name for anything else."""
+    if not isinstance(value, datetime):
+        raise InvalidInputError(field, f"{shown(value)} is not a datetime")
     try:
         # pandas has a time that is none, and says so by a ValueError.
-        if isinstance(value, datetime) and isinstance(value.utcoffset(), timedelta):
+        if isinstance(value.utcoffset(), timedelta):
             return _utc(value)
     except ValueError as error:
         raise InvalidInputError(field, str(error)) from None
-    raise InvalidInputError(field, f"{shown(value)} is not a time with a time zone")
+    raise InvalidInputError(field, _no_zone(value))
+
+
+def _no_zone(value: object) -> str:
+    return f"{shown(value)} has no time zone: take datetime.now(UTC), or .replace(tzinfo=UTC) of a time that is in UTC"
 
 
 def _in_range(value: datetime) -> datetime:
@@ -185,9 +200,42 @@ def invalid_input(error: ValidationError) -> InvalidInputError:
     if isinstance(ours := first.get("ctx", {}).get("error"), InvalidInputError):
         return ours
     field, *inside = first["loc"] or ("value",)
-    message = first["msg"].removeprefix("Value error, ")
+    message = _complaint(first)
     path = ".".join(str(part) for part in inside)
     return InvalidInputError(str(field), f"{path}: {message}" if path else message)
+
+
+_MEANT = {
+    "bool_type": "a bool", "datetime_type": "a datetime", "dict_type": "a dict", "int_type": "an int", "model_type": "a dict or StateDetails",
+    "string_type": "a str", "tuple_type": "a list",
+}  # fmt: skip
+
+
+def _complaint(error: ErrorDetails) -> str:
+    """What Pydantic complains of, with the value where it says none, and the cure where it is known."""
+    kind, value = error["type"], error["input"]
+    if kind in _MEANT:
+        return f"is {kind_of(value)}, not {_MEANT[kind]}"
+    match kind:
+        case "timezone_aware":
+            return _no_zone(value)
+        case "enum":
+            words = error["ctx"]["expected"].replace("'", "")
+            return f"{shown(value)} is not one of {words}, in upper case"
+        case "bool_parsing":
+            return f"{shown(value)} is not a bool"
+        case "datetime_parsing" | "datetime_from_date_parsing":
+            return f"{shown(value)} is not a time"
+        case "uuid_parsing":
+            return f"{shown(value)} is not a UUID or its text"
+        case "too_short":
+            return "is empty"
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            return "is no field of it"
+        case _:
+            return error["msg"].removeprefix("Value error, ")
 
 
 class Input(BaseModel):

@@ -15,6 +15,7 @@ from uuid import UUID
 import pytest
 
 from flowstates import FlowRunStateRepository, StateType, create_pool, migrate
+from flowstates.cli import prune
 from tests.conftest import Pool
 from tests.servers import create_database, drop_database
 from tests.terminals import CTRL_C, CTRL_D, Terminal

@@ -58,7 +58,7 @@ async def test_writing_with_an_expectation(pool: Pool, capsys: pytest.CaptureFix
     states, run = FlowRunStateRepository(pool), uuid4()
     await states.create_flow_run_state(run, StateType.PENDING)
     assert sorted([await claim(states, run, "one"), await claim(states, run, "two")]) == [False, True]
-    assert re.fullmatch(rf"not ours: the current state of run {run} is .*\(RUNNING\).*\n", capsys.readouterr().out)
+    assert re.fullmatch(rf"not ours: the current state of run {run} is .* \(RUNNING\); expected was PENDING\n", capsys.readouterr().out)
 
 
 async def test_transitions(pool: Pool) -> None:

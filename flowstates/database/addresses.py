@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from flowstates.errors import InvalidInputError
+from flowstates.values import kind_of
 
 # As sqlalchemy.make_url has it: a password ends at the first @ and may hold all the rest, a host is not unescaped.
 _OF_SQLALCHEMY = re.compile(
@@ -81,7 +82,7 @@ def read_address(dsn: str) -> tuple[str, dict[str, Any]]:
     ask for no more than what asyncpg does. Raises InvalidInputError for `dsn`, which holds no piece of a password.
     """
     if not isinstance(dsn, str):
-        raise InvalidInputError("dsn", f"is a {type(dsn).__name__}, not a text")
+        raise InvalidInputError("dsn", f"is {kind_of(dsn)}, not a text")
     if any("\ud800" <= character <= "\udfff" for character in dsn):
         raise InvalidInputError("dsn", "has characters that cannot be encoded")
     if other := _OTHER_DRIVERS.match(dsn):

@@ -17,8 +17,8 @@ from flowstates.errors import (
     InvalidInputError,
     UnexpectedStateError,
 )
-from flowstates.records import FlowRunState, NewFlowRunState, StateType, TypeName
-from flowstates.values import seconds, shown, to_uuid
+from flowstates.records import FlowRunState, NewFlowRunState, StateType, TypeName, to_type
+from flowstates.values import kind_of, seconds, shown, to_uuid
 
 Expected: TypeAlias = UUID | str | Sequence[StateType | TypeName] | Set[StateType | TypeName] | EllipsisType | None
 """What a run's current state must be: the one of an id, one of some types, none (None), or anything (...)."""
@@ -53,12 +53,12 @@ class Expectation(NamedTuple):
             return cls(types=frozenset({""}))
         try:
             if isinstance(expected, Collection) and not isinstance(expected, str | bytes):
-                types = frozenset(StateType(type_).value for type_ in expected)
+                types = frozenset(to_type(type_).value for type_ in expected)
                 if not types:
                     raise ValueError("is an empty set, which no state can be in")
                 return cls(types=types)
-            if isinstance(expected, StateType):
-                raise ValueError(f"is a type; say {{StateType.{expected}}}, a set")
+            if isinstance(expected, str) and expected.upper() in StateType.__members__:
+                raise ValueError(f"is a type; say {{StateType.{expected.upper()}}}, a set")
             return cls(id=to_uuid(expected))
         except ValueError as error:
             raise InvalidInputError("expected", f"{error}; it takes a state's id, None, or a set of StateType") from None
@@ -69,6 +69,11 @@ class Expectation(NamedTuple):
             return current is not None and current.id == self.id
         return self.types is None or ("" if current is None else current.type.value) in self.types
 
+    def __str__(self) -> str:
+        if self.id is not None:
+            return f"state {self.id}"
+        return " or ".join([*(type_ for type_ in StateType if type_ in (self.types or ())), *(["no state"] if "" in (self.types or ()) else ())])
+
     def arguments(self) -> tuple[Argument, Argument]:
         """The query's last two parameters."""
         return None if self.id is None else str(self.id), None if self.types is None else sorted(self.types)
@@ -78,13 +83,15 @@ def expectations(transitions: Transitions) -> dict[StateType, Expectation]:
     """What a state of each type expects, by the types that may follow each; None stands for a run without history."""
     before: defaultdict[StateType, set[str]] = defaultdict(set)
     try:
+        if not isinstance(transitions, Mapping):
+            raise ValueError(f"is {kind_of(transitions)}, not a dict")
         for type_, followers in transitions.items():
-            if isinstance(followers, str):
-                raise TypeError(f"{shown(followers)} is to be a collection of types")
-            word = "" if type_ is None else StateType(type_).value
+            if isinstance(followers, str | bytes) or not isinstance(followers, Iterable):
+                raise ValueError(f"{shown(followers)} is {kind_of(followers)}, not a list")
+            word = "" if type_ is None else to_type(type_).value
             for follower in followers:
-                before[StateType(follower)].add(word)
-    except (AttributeError, TypeError, ValueError) as error:
+                before[to_type(follower)].add(word)
+    except ValueError as error:
         raise InvalidInputError("transitions", f"{error}; it takes, for each StateType and for None, those that may follow") from None
     return {type_: Expectation(types=frozenset(types)) for type_, types in before.items()}
 
@@ -112,7 +119,7 @@ async def append(execution: Execution, new: NewFlowRunState, expectation: Expect
                     raise FlowRunStateConflictError(state)
             current = found[0][0] if found else None
             if not expectation.holds(current):
-                raise UnexpectedStateError(current)
+                raise UnexpectedStateError(current, new.flow_run_id, str(expectation))
             if answer is not None and current in seen:
                 raise answer  # a key that is not ours is taken
             seen.add(current)

@@ -15,7 +15,7 @@ from asyncpg.pool import PoolAcquireContext, PoolConnectionProxy
 
 from flowstates.engine import queries
 from flowstates.errors import InvalidInputError
-from flowstates.values import Layout
+from flowstates.values import Layout, kind_of
 
 AnyConnection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
 PoolOrConnection: TypeAlias = asyncpg.Pool | AnyConnection
@@ -46,7 +46,9 @@ def is_pool(pool_or_connection: object) -> bool:
         return True
     if hasattr(pool_or_connection, "fetch"):
         return False
-    raise InvalidInputError("pool_or_connection", f"is a {type(pool_or_connection).__name__}, not an asyncpg pool or connection")
+    is_of_sqlalchemy = any(base.__module__.partition(".")[0] == "sqlalchemy" for base in type(pool_or_connection).__mro__)
+    cure = ": take the driver's connection out of it, as the README shows for SQLAlchemy" if is_of_sqlalchemy else ""
+    raise InvalidInputError("pool_or_connection", f"is {kind_of(pool_or_connection)}, not an asyncpg pool or connection{cure}")
 
 
 class Acquired:
