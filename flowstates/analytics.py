@@ -13,7 +13,7 @@ from flowstates.engine.execution import Execution
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, checked_filter
 from flowstates.records import StateType
-from flowstates.values import Layout, flag, one_of, shown, utc_time
+from flowstates.values import Layout, flag, one_of, seconds, shown, utc_time
 
 MOST_BUCKETS = 100_000
 _MICROSECOND = timedelta(microseconds=1)
@@ -111,7 +111,7 @@ class FlowRunStateAnalytics:
         """
         filter = checked_filter(filter)
         since, until = _window(since, until)
-        ticks = _ticks(since, until, step)
+        ticks, timeout = _ticks(since, until, step), seconds(timeout)
         if not ticks:
             return []
         filter = filter or FlowRunStateFilter()
@@ -140,7 +140,7 @@ class FlowRunStateAnalytics:
         ended before the window is counted by its row.
         """
         since, until = _window(since, until)
-        ticks = _ticks(since, until, step)
+        ticks, timeout = _ticks(since, until, step), seconds(timeout)
         runs = None if flow_run_ids is None else FlowRunStateFilter(flow_run_ids=flow_run_ids).flow_run_ids
         if not ticks:
             return []

@@ -16,7 +16,7 @@ from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter, array_of, checked_filter
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
-from flowstates.values import Layout, flag, kind_of, one_of, shown, to_uuid, utc_time
+from flowstates.values import Layout, flag, kind_of, one_of, seconds, shown, to_uuid, utc_time
 
 
 class FlowRunStateRepository:
@@ -263,6 +263,7 @@ class FlowRunStateRepository:
         timeout: float | None = None,
     ) -> list[UUID]:
         """Deletes states by their ids, or all states of some runs; the ids that went, in no order. Exactly one of the two is given."""
+        timeout = seconds(timeout)
         if (flow_run_state_ids is None) == (flow_run_ids is None):
             raise InvalidInputError("flow_run_state_ids", "is to be given, or flow_run_ids, and not both")
         if flow_run_state_ids is not None:
@@ -272,6 +273,7 @@ class FlowRunStateRepository:
         return [UUID(id) for id in await self._execution.values(name, ids, timeout=timeout)] if ids else []
 
     async def _of_runs(self, name: str, flow_run_ids: Iterable[UUID | str], *arguments: str, timeout: float | None) -> list[FlowRunState]:
+        timeout = seconds(timeout)
         # In the order of the index, which finds neighbours on one page.
         ids = sorted(set(_id_texts("flow_run_ids", flow_run_ids)))
         return await self._execution.many(name, array_of(ids), *arguments, timeout=timeout) if ids else []

@@ -47,6 +47,7 @@ from tests.conftest import Connection, Pool
 from tests.test_round_trip import FIELDS, same
 
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
 RUN = UUID(int=5)
 
 
@@ -346,6 +347,26 @@ def test_the_embedded_server_refuses_a_version(value: Any) -> None:
 def test_the_embedded_server_refuses_a_folder(value: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"^data: "), embedded_postgres(value):
         pass
+
+
+NOTHING: dict[str, Callable[[Any, Any], Awaitable[object]]] = {
+    "create": lambda pool, timeout: FlowRunStateRepository(pool).create_flow_run_states([], timeout=timeout),
+    "delete": lambda pool, timeout: FlowRunStateRepository(pool).delete_flow_run_states(flow_run_ids=[], timeout=timeout),
+    "by run": lambda pool, timeout: FlowRunStateRepository(pool).read_flow_run_states_by_run([], last=1, timeout=timeout),
+    "current": lambda pool, timeout: FlowRunStateRepository(pool).read_current_flow_run_states([], timeout=timeout),
+    "as of": lambda pool, timeout: FlowRunStateRepository(pool).read_flow_run_states_as_of([], NOON, timeout=timeout),
+    "transitions": lambda pool, timeout: FlowRunStateAnalytics(pool).count_transitions(since=NOON, until=NOON, step=HOUR, timeout=timeout),
+    "occupancy": lambda pool, timeout: FlowRunStateAnalytics(pool).count_occupancy(since=NOON, until=NOON, step=HOUR, timeout=timeout),
+}
+
+
+@pytest.mark.parametrize("what", NOTHING)
+async def test_a_timeout_is_checked_where_nothing_is_asked(what: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"^timeout: "):
+        await NOTHING[what](create_pool(), "5")
+    with pytest.raises(TimeoutError):
+        await NOTHING[what](create_pool(), 0)
+    await NOTHING[what](create_pool(), 5)
 
 
 class Wrapped:

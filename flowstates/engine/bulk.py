@@ -43,9 +43,9 @@ class New(NamedTuple):
 
 async def append_many(execution: Execution, states: Sequence[New], *, nudge: bool, timeout: float | None) -> list[CreateOutcome]:
     """The outcome of each state, in their order. Outside the caller's transaction, what the server undid for another's sake is run again."""
+    timeout = seconds(timeout)
     if not states:
         return []
-    timeout = seconds(timeout)
     async with asyncio.timeout(timeout), execution.connection() as connection:
         is_of_pool = execution.is_of_pool
         if connection.is_in_transaction():
