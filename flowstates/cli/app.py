@@ -31,6 +31,7 @@ from flowstates.cli.states import create, delete, deletion, show
 from flowstates.cli.timeline import timeline
 from flowstates.database.migrations import migration_script, migration_sql, unknown_migrations
 from flowstates.database.mismatches import Mismatch
+from flowstates.engine import connections
 from flowstates.engine.connections import AnyConnection
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
 
@@ -185,11 +186,15 @@ def check(
 ) -> None:
     """Say whether the database fits the layout, and what does not.
 
-    It reads only the server's catalog, and with --data all rows too. With --plans it also has the server plan each question, and runs none.
+    It reads only the server's catalog, and with --data all rows too. With --plans it also has the server plan each question, and runs none. Of
+    Prefect's tables it prints what their owner may set, so that autovacuum keeps up with deletes.
     """
     chosen = layout_of(layout)
+    settings: list[str] = []
 
     async def work(connection: AnyConnection) -> tuple[list[Mismatch], list[SlowQuestion]]:
+        if chosen is LayoutName.PREFECT:
+            settings.extend(row["statement"] for row in await connections.ask(connection, "read_autovacuum"))
         mismatches = await flowstates.check(connection, layout=chosen.value, data=data)
         if not plans or mismatches:
             return mismatches, []
@@ -214,6 +219,10 @@ def check(
             print_line(f"the database fits the layout {chosen}")
             if plans:
                 print_slow_questions(slow)
+            if settings:
+                print_line()
+                print_line("If histories are pruned here, the tables' owner may let autovacuum come after 2 percent of the rows, not after 20:")
+                typer.echo("\n".join(settings))
     if chosen is LayoutName.FLOWSTATES and _is_to_migrate(mismatches):
         print_error_line("flowstates migrate makes the tables, or brings them up to date")
     if mismatches or slow:
