@@ -10,7 +10,7 @@ from uuid import UUID
 
 from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.execution import Execution
-from flowstates.errors import InvalidInputError
+from flowstates.errors import InvalidInputError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter, checked_filter
 from flowstates.records import StateType
 from flowstates.values import Layout, flag, one_of, seconds, shown, utc_time
@@ -40,14 +40,15 @@ class StateCount(NamedTuple):
 
 
 class FlowRunStateAnalytics:
-    """Times and counts, on a pool or a connection that stays the caller's: see FlowRunStateRepository, which takes the same.
+    """Times and counts, on a pool or a connection that stays the caller's: see FlowRunStateRepository, which takes the same. A type that this version
+    does not know is UnreadableRowError in all that counts by types.
 
     A window costs what is in it: by the runs' rows are found the runs that are open or have moved since it began, and only their histories are
     read, up to where it ends. Of a run that began behind it that is one look into the index, so a window far back costs that for each run since.
 
     On the layout `prefect` the time in a run's row may be a little older than the run's newest state, where clocks differ, so a day of slack is
-    taken. A run counts as open if its row has no time, as with runs that only the scheduler has touched, or names no state, as after a delete of the
-    current one. One that by its row ended more than a day before the window counts by its row.
+    taken. A run counts as open if its row has no time, as with runs that only the scheduler has touched, no type, or names no state, as after a
+    delete of the current one. One that by its row ended more than a day before the window counts by its row.
     """
 
     def __init__(self, pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates") -> None:
@@ -120,7 +121,7 @@ class FlowRunStateAnalytics:
         begin, end = max(since, filter.since or since), min(until, filter.until or until)
         filter = filter.model_copy(update={"since": begin, "until": end})
         rows = await self._execution.rows("count_transitions", since.isoformat(), _interval(min(step, until - since)), filter=filter, timeout=timeout)
-        counts = {(int(begin), type_): int(states) for begin, type_, states in rows}
+        counts = {(int(begin), _type(type_)): int(states) for begin, type_, states in rows}
         return [StateCount(since + tick, {type_: counts.get((tick // _MICROSECOND, type_), 0) for type_ in StateType}) for tick in ticks]
 
     async def count_occupancy(
@@ -149,7 +150,7 @@ class FlowRunStateAnalytics:
         rows = await self._execution.rows_of_runs("count_occupancy", *window, asked, flow_run_ids=runs, timeout=timeout)
         changes: defaultdict[int, list[tuple[StateType, int]]] = defaultdict(list)
         for tick, type_, runs_more in rows:
-            changes[int(tick)].append((StateType(type_), int(runs_more)))
+            changes[int(tick)].append((_type(type_), int(runs_more)))
         shown = [type_ for type_ in StateType if terminal or not type_.is_terminal]
         occupied = dict.fromkeys(StateType, 0)
         found = []
@@ -162,11 +163,19 @@ class FlowRunStateAnalytics:
     async def count_current(self, *, timeout: float | None = None) -> StateCount:
         """How many runs are in each type now, by the server's clock. It reads the row of each run, or an index that has them.
 
-        On the layout `prefect` a run counts by its row's `state_type`, if it names a current state.
+        On the layout `prefect` a run counts by its row's `state_type`, if it names a current state; UnreadableRowError if that is null.
         """
         rows = await self._execution.rows("count_current", filter=FlowRunStateFilter(current=True), timeout=timeout)
-        counts = {type_: int(runs) for type_, runs, _ in rows if type_ is not None}
+        counts = {_type(type_): int(runs) for type_, runs, _ in rows if runs is not None}
         return StateCount(datetime.fromisoformat(rows[0]["at"][1:-1] + "Z"), {type_: counts.get(type_, 0) for type_ in StateType})
+
+
+def _type(label: str | None) -> StateType:
+    if label not in list(StateType):
+        raise UnreadableRowError(
+            None, "type", f"is {'null' if label is None else label}, which no count has; `flowstates check --data` names what differs"
+        )
+    return StateType(label)
 
 
 def _window(since: datetime, until: datetime) -> tuple[datetime, datetime]:

@@ -39,7 +39,7 @@ class InvalidInputError(FlowStatesError, ValueError):
 
 
 class UnreadableRowError(FlowStatesError):
-    """A stored row does not fit its record. `flow_run_state_id` is None only if that is what cannot be read."""
+    """A stored row does not fit its record. `flow_run_state_id` is None if that is what cannot be read, or rows were counted."""
 
     def __init__(self, flow_run_state_id: UUID | None, field: str, message: str) -> None:
         super().__init__(flow_run_state_id, field, message)
@@ -48,7 +48,8 @@ class UnreadableRowError(FlowStatesError):
         self.message = message
 
     def __str__(self) -> str:
-        return f"flow run state {self.flow_run_state_id}: {self.field}: {self.message}"
+        which = "a flow run state" if self.flow_run_state_id is None else f"flow run state {self.flow_run_state_id}"
+        return f"{which}: {self.field}: {self.message}"
 
 
 class UnexpectedStateError(FlowStatesError):

@@ -15,7 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowstates import FlowRunState, FlowRunStateAnalytics, FlowRunStateFilter, FlowRunStateRepository, InvalidInputError, StateType
+from flowstates import (
+    FlowRunState,
+    FlowRunStateAnalytics,
+    FlowRunStateFilter,
+    FlowRunStateRepository,
+    InvalidInputError,
+    StateType,
+    UnreadableRowError,
+)
 from flowstates.values import Layout
 from tests import model
 from tests.conftest import Connection
@@ -220,6 +228,40 @@ async def test_time_in_states(
     # In which order is the server's collation's affair.
     assert {entry[:2]: entry for entry in measured} == {entry[:2]: entry for entry in model.time_in_states(states, filter, **asked, rows=rows)}
     assert len({entry[:2] for entry in measured}) == len(measured)
+
+
+@pytest.mark.parametrize("layout", ["prefect"])
+async def test_a_run_of_prefects_whose_row_has_no_type_counts_as_open(tables: Connection, layout: Layout) -> None:
+    history = [model.state(RUNS[0], uuid5(RUNS[0], str(day)), StateType.RUNNING, START - (4 - 2 * day) * timedelta(days=1)) for day in range(2)]
+    history += [model.state(RUNS[1], UNKNOWN, StateType.PAUSED, START)]
+    analytics = FlowRunStateAnalytics(tables, layout=layout)
+    window: Question = {"since": START, "until": START + HOUR}
+    async with stored(tables, layout, history):
+        await tables.execute("update flow_run set state_type = null where id = $1", RUNS[0])
+        for terminal in (False, True):
+            asked: Question = {**window, "step": HOUR, "terminal": terminal}
+            assert await analytics.count_occupancy(**asked) == model.occupancy(history, **asked)
+        asked = {**window, "now": window["until"]}
+        assert {time.state: time for time in await analytics.measure_time_in_states(**asked)} == {
+            time.state: time for time in model.time_in_states(history, **asked)
+        }
+        with pytest.raises(UnreadableRowError, match=r"^a flow run state: type: is null, "):
+            await analytics.count_current()
+
+
+@one_of_layouts
+async def test_a_type_that_is_not_known_is_not_left_out_of_a_count(tables: Connection, layout: Layout) -> None:
+    analytics = FlowRunStateAnalytics(tables, layout=layout)
+    window: Question = {"since": START, "until": START + HOUR}
+    await model.store(tables, layout, [model.state(RUNS[0], UNKNOWN, StateType.RUNNING, START)])
+    await tables.execute("alter type state_type rename value 'RUNNING' to 'BEGUN'; alter type state_type add value 'RUNNING'")
+    for count in (
+        analytics.count_current(),
+        analytics.count_transitions(**window, step=HOUR),
+        analytics.count_occupancy(**window, step=HOUR, terminal=True),
+    ):
+        with pytest.raises(UnreadableRowError, match=r"^a flow run state: type: is BEGUN, "):
+            await count
 
 
 @one_of_layouts
