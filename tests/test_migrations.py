@@ -112,12 +112,18 @@ async def test_refuses_what_is_somebody_elses_by_kind_and_name_with_the_cure(con
     before = await connection.fetchval(objects)
     with pytest.raises(MigrationError) as raised:
         await migrate(connection)
+    is_temporary = "temp" in statement
     assert str(raised.value) == (
-        f"schema public has what a migration is to make, not made by flowstates: {OTHERS[statement]}; "
+        f"temporary objects hide what a migration is to make: {OTHERS[statement]}; drop them, or migrate on another connection"
+        if is_temporary
+        else f"schema public has what a migration is to make, not made by flowstates: {OTHERS[statement]}; "
         "give flowstates a schema of its own (create schema flowstates) and a search path that begins with it"
     )
     assert await connection.fetchval(objects) == before
-    if "temp" not in statement:
+    if is_temporary:
+        await connection.execute(f"drop {OTHERS[statement].removeprefix('temporary ')}")
+        assert await migrate(connection) == ALL
+    else:
         await connection.execute("create schema flowstates; set search_path = flowstates, public")
         assert await migrate(connection) == ALL
         assert await check(connection) == []

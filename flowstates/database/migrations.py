@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
+import asyncpg
+
 from flowstates.database import definitions
 from flowstates.database.definitions import checksum
 from flowstates.engine import queries
@@ -119,7 +121,13 @@ async def _refuse_others(connection: AnyConnection, found: _Found) -> None:
     """Refuses to make what is there already, which is not ours, since it is not recorded."""
     texts = [text for _, text in found.missing]
     names = definitions.made(texts if found.has_migrations else [queries.catalog("create_migration_table"), *texts])
-    taken = [f"{definitions.kind(row['kind'], row['is_temporary'])} {row['name']}" for row in await ask(connection, "read_objects", array_of(names))]
-    if taken:
+    rows = await ask(connection, "read_objects", array_of(names))
+    if hiding := [_words(row) for row in rows if row["is_temporary"]]:
+        raise MigrationError(f"temporary objects hide what a migration is to make: {', '.join(hiding)}; drop them, or migrate on another connection")
+    if taken := [_words(row) for row in rows]:
         whose = "Prefect's, which the layout prefect reads" if found.is_prefects else "not made by flowstates"
         raise MigrationError(f"schema {found.schema} has what a migration is to make, {whose}: {', '.join(taken)}; {_CURE}")
+
+
+def _words(row: asyncpg.Record) -> str:
+    return f"{definitions.kind(row['kind'], row['is_temporary'])} {row['name']}"
