@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, StrictBool
 from pypika import Criterion, Field, Parameter, Query, Table
 
 from flowstates.errors import InvalidInputError
-from flowstates.records import StateType, TypeName
+from flowstates.records import InputType, StateType, TypeName
 from flowstates.values import Input, InputText, InputUUID, Layout, UtcDatetime, a_time, kind_of
 
 _STATE, _RUN = Table("flow_run_state").as_("state"), Table("flow_run")
@@ -36,7 +36,7 @@ class FlowRunStateFilter(Input):
 
     flow_run_ids: tuple[InputUUID, ...] | None = None
     ids: tuple[InputUUID, ...] | None = None
-    types: tuple[StateType, ...] | None = None
+    types: tuple[InputType, ...] | None = None
     names: tuple[InputText, ...] | None = None
     since: FilterTime | None = None
     until: FilterTime | None = None

@@ -9,10 +9,22 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Never, TypeAlias
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from flowstates.errors import InvalidInputError
-from flowstates.values import Input, InputText, InputTime, InputUUID, OffsetDatetime, UtcDatetime, shown, storable_json
+from flowstates.values import (
+    Input,
+    InputText,
+    InputTime,
+    InputUUID,
+    OffsetDatetime,
+    UtcDatetime,
+    a_time,
+    no_bytes,
+    shown,
+    storable_json,
+    to_uuid,
+)
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -54,7 +66,11 @@ def to_type(value: Any) -> StateType:
 _TERMINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 
 
+InputType = Annotated[StateType, BeforeValidator(no_bytes)]
+
 _MOST_BYTES = 2**28 - 1
+_TIMES = ("scheduled_time", "cache_expiration", "pause_timeout")
+_IDS = ("flow_run_id", "task_run_id", "child_flow_run_id", "transition_id", "task_parameters_id", "deployment_concurrency_lease_id")
 
 
 class StateDetails(BaseModel):
@@ -91,6 +107,22 @@ class StateDetails(BaseModel):
             field = type(self).model_fields.get(name or "")
             if field is None or value is not field.default:
                 yield name, value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_given(cls, value: Any, info: ValidationInfo) -> Any:
+        # What is stored is JSON, and is read as generously as who wrote it may read it.
+        if value is None or info.mode == "json":
+            return value
+        if info.field_name in _TIMES:
+            return a_time(value)
+        if info.field_name in _IDS:
+            return to_uuid(value)
+        if isinstance(value, Mapping):
+            for pair in value.items():
+                for text in pair:
+                    no_bytes(text)
+        return no_bytes(value)
 
 
 def _refuse(self: object, *arguments: object, **keywords: object) -> Never:
@@ -196,7 +228,7 @@ class NewFlowRunState(Input):
     """
 
     flow_run_id: InputUUID
-    type: StateType
+    type: InputType
     id: InputUUID = Field(default_factory=uuid7)
     timestamp: InputTime | None = None
     name: Annotated[InputText, Field(min_length=1)] = ""

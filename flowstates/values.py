@@ -30,7 +30,8 @@ MOST_LEVELS = 200
 _MOST_DIGITS = 4000  # of an integer; pydantic_core and Python read 4,300 characters back
 _GREATEST = 10**_MOST_DIGITS - 1
 _OFFSET = re.compile(r"[+-]([\d:]+)")
-_UUID = re.compile(r"(urn:uuid:)?\{?[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}\}?", re.IGNORECASE)
+_PARTED = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_UUID = re.compile(rf"[0-9a-f]{{32}}|(urn:uuid:)?{_PARTED}|\{{{_PARTED}\}}", re.IGNORECASE | re.ASCII)
 
 
 def _utc(value: datetime) -> datetime:
@@ -56,10 +57,10 @@ OffsetDatetime = Annotated[AwareDatetime, AfterValidator(_plain)]
 
 
 def to_uuid(value: object) -> UUID:
-    """A UUID from a UUID or its text; ValueError for anything else."""
+    """A UUID from a UUID or its text, which has four hyphens, then also braces or urn:uuid: before it, or none; ValueError for anything else."""
     if isinstance(value, UUID):
         return value
-    # UUID() would also take digits with signs, spaces and underscores between them.
+    # UUID() would also take digits with signs, spaces and underscores between them, and half of a pair of braces.
     if isinstance(value, str) and _UUID.fullmatch(value):
         return UUID(value)
     raise ValueError(f"{shown(value)} ({type(value).__name__}) is not a UUID or its text")
@@ -137,10 +138,10 @@ def storable_json(value: object, path: str = "$", level: int = 0) -> Any:
     return value
 
 
-def _an_id(value: object) -> object:
-    # Pydantic would take bytes too.
-    if not isinstance(value, UUID | str):
-        raise ValueError(f"{shown(value)} ({type(value).__name__}) is not a UUID or its text")
+def no_bytes(value: object) -> object:
+    """The value; ValueError for bytes, which Pydantic would take for text."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise ValueError(f"{shown(value)} is bytes, not text")
     return value
 
 
@@ -189,7 +190,7 @@ def _in_range(value: datetime) -> datetime:
     return value
 
 
-InputUUID = Annotated[UUID, BeforeValidator(_an_id)]
+InputUUID = Annotated[UUID, BeforeValidator(to_uuid)]
 InputTime = Annotated[UtcDatetime, BeforeValidator(a_time), AfterValidator(_in_range)]
 InputText = Annotated[str, Field(strict=True), AfterValidator(_storable_text)]
 

@@ -31,7 +31,9 @@ from flowstates import (
     UnexpectedStateError,
     UnreadableRowError,
 )
-from flowstates.values import EARLIEST, LATEST
+from flowstates.engine.appending import Expectation, expectations
+from flowstates.engine.rows import to_states
+from flowstates.values import EARLIEST, LATEST, to_uuid
 
 ROOT = Path(__file__).parent.parent
 RUN = UUID("0d7f9b52-5b0e-4c0e-8f2b-6a1e3f0c9a11")
@@ -218,10 +220,79 @@ def test_what_a_new_state_leaves_out_is_resolved(type_: StateType) -> None:
     assert (state.state_details, state.as_parameters()[6], state.as_parameters()[7]) == (StateDetails(), "{}", None)
 
 
+IDS = [
+    "",
+    "no uuid",
+    f"{RUN} ",
+    f"{{{RUN.hex}}}",
+    f"urn:uuid:{RUN.hex}",
+    f"{{{RUN}",
+    f"{RUN.hex}}}",
+    f"{RUN}}}",
+    f"{RUN.hex[:8]}-{RUN.hex[8:]}",
+    str(RUN).replace("-", "", 1),
+    f"urn:uu\u0131d:{RUN}",
+    str(RUN)[:-1],
+    "1_2_3_4_5_6_7_8_9_0_1_2_3_4_5_67",
+    f"+{RUN.hex[1:]}",
+    "\0",
+    "\ud800",
+    5,
+    10**5000,
+    True,
+    b"0" * 16,
+    [RUN],
+]
+
+
 @pytest.mark.parametrize("text", [str(RUN), str(RUN).upper(), f"{{{RUN}}}", RUN.hex, RUN.urn])
 def test_an_id_is_a_uuid_or_its_text(text: str) -> None:
-    state = new(flow_run_id=text, id=text, result_artifact_id=text)
-    assert (state.flow_run_id, state.id, state.result_artifact_id) == (RUN, RUN, RUN)
+    state = new(flow_run_id=text, id=text, result_artifact_id=text, state_details={"flow_run_id": text})
+    assert (state.flow_run_id, state.id, state.result_artifact_id, state.state_details.flow_run_id) == (RUN, RUN, RUN, RUN)
+    filter = FlowRunStateFilter(flow_run_ids=[text], ids=[text])
+    assert (filter.flow_run_ids, filter.ids, to_uuid(text), Expectation.of(text).id) == ((RUN,), (RUN,), RUN, RUN)
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=str(number)) for number, text in enumerate(IDS)])
+def test_what_is_no_id_is_none_anywhere(text: Any) -> None:
+    for refuse in (
+        lambda: new(state_details={"flow_run_id": text}),
+        lambda: FlowRunStateFilter(flow_run_ids=[text]),
+        lambda: FlowRunStateFilter(ids=[text]),
+        lambda: to_uuid(text),
+    ):
+        with pytest.raises(ValueError, match="is not a UUID or its text"):
+            refuse()
+    with pytest.raises(InvalidInputError, match=r"^expected: "):
+        Expectation.of(text)
+
+
+@pytest.mark.parametrize("type_", [b"RUNNING", bytearray(b"RUNNING"), memoryview(b"RUNNING")])
+def test_bytes_are_no_type(type_: Any) -> None:
+    transitions: dict[StateType | None, list[Any]] = {None: [type_]}
+    for refuse in (
+        lambda: new(type=type_),
+        lambda: FlowRunStateFilter(types=[type_]),
+        lambda: Expectation.of([type_]),
+        lambda: expectations(transitions),
+    ):
+        with pytest.raises(InvalidInputError):
+            refuse()
+
+
+@pytest.mark.parametrize("time", [1700000000, 1700000000.5, "1700000000", True, b"2024-01-01T00:00:00Z"])
+@pytest.mark.parametrize("field", ["scheduled_time", "cache_expiration", "pause_timeout"])
+def test_what_is_no_time_in_details_is_refused_and_read_where_it_is_stored(field: str, time: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"^state_details: {field}: .* is not a time"):
+        new(state_details={field: time})
+    with pytest.raises(ValueError, match="is not a time"):
+        StateDetails(**{field: time})
+    if not isinstance(time, bool | bytes):
+        for other in ({}, {"cache_key": ","}, {"pause_timeout" if field != "pause_timeout" else "scheduled_time": "2024-01-01T00:00:00"}):
+            moment = json.dumps(NOON.replace(tzinfo=None).isoformat())
+            text = json.dumps({field: time, **other})
+            (state,) = to_states([(str(RUN), moment, None, str(RUN), "RUNNING", moment, "Running", None, text, None, None)])
+            assert getattr(state.state_details, field) == datetime.fromtimestamp(float(time), UTC)
 
 
 TEXTS = ["nul \0", "\ud800", "\udfff tail", b"bytes", 5, True]
@@ -402,21 +473,6 @@ def test_what_jsonb_and_a_message_of_the_protocol_cannot_hold_is_refused(field: 
         new(**{field: {"x": long} if field == "state_details" else long + "x"})
 
 
-IDS = [
-    "",
-    "no uuid",
-    f"{RUN} ",
-    str(RUN)[:-1],
-    "1_2_3_4_5_6_7_8_9_0_1_2_3_4_5_67",
-    f"+{RUN.hex[1:]}",
-    "\0",
-    "\ud800",
-    5,
-    10**5000,
-    True,
-    b"0" * 16,
-    [RUN],
-]
 TIMES = [
     datetime(2024, 1, 1), datetime.max, datetime.min, datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC), LATEST,
     EARLIEST - MICROSECOND, datetime.min.replace(tzinfo=INDIA), datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))), date(2024, 1, 1),
@@ -443,7 +499,14 @@ def refused() -> list[tuple[str, Any]]:
     table += [("state_details", {"scheduled_time": value}) for value in (datetime.max, "2024-01-01T00:00:00")]
     table += [("state_details", {"deferred": []}), ("state_details", {"flow_run_id": "x"}), ("state_details", {"untrackable_result": None})]
     table += [("state_details", StateDetails.model_validate({"unknown": float("nan")})), ("state_details", StateDetails(cache_key="\0"))]
-    table += [("type", value) for value in (None, "running", "Running", "", "UNKNOWN", 5)] + [("name", ""), ("flow_run_id", None), ("unknown", 1)]
+    table += [("state_details", {field: value}) for field in ("flow_run_id", "transition_id") for value in (b"0" * 16, RUN.hex.encode(), 5)]
+    table += [("state_details", {field: b"x"}) for field in ("cache_key", "retriable", "run_input_keyset")]
+    table += [("state_details", {"run_input_keyset": {key: value}}) for key, value in ((b"x", "x"), ("x", b"x"))]
+    table += [("type", value) for value in (None, b"RUNNING", "running", "Running", "", "UNKNOWN", 5)] + [
+        ("name", ""),
+        ("flow_run_id", None),
+        ("unknown", 1),
+    ]
     return table
 
 

@@ -175,7 +175,8 @@ def _any_details_of(id_: object, text: str) -> StateDetails:
         raise _unreadable(id_, "state_details", str(error)) from None
     values = json.loads(text)
     try:
-        return StateDetails.model_validate(values | {field: datetime.fromisoformat(values[field]).replace(tzinfo=UTC) for field in naive})
+        aware = {field: datetime.fromisoformat(values[field]).replace(tzinfo=UTC).isoformat() for field in naive}
+        return StateDetails.model_validate_json(json.dumps(values | aware))
     except ValueError as error:  # of the year 0 again
         raise _unreadable(id_, "state_details", f"{', '.join(naive)}: {error}") from None
 
