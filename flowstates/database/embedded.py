@@ -18,12 +18,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
+from flowstates.database.run_folders import HOME, folder_at, lock, run_folder
 from flowstates.database.variables import socket_address
 from flowstates.errors import FlowStatesError, InvalidInputError
 from flowstates.values import shown
 
 _BINARIES = {16: "pginstall", 18: "pginstall18"}
-_HOME = "flowstates-postgres"
 _BASE_OF_ROOT = Path("/var/lib/flowstates")
 # Nobody's processes of root's servers are kept apart from all others of nobody's by a group that no other process has: the kernel lets one process
 # into another's /proc, memory and folders only if the group is the same too. Neither useradd (to 60000) nor systemd (from 61184) gives this one out.
@@ -123,7 +123,7 @@ def _check_data(data: str | os.PathLike[str]) -> Path:
         if not os.fspath(data):
             raise InvalidInputError("data", "an empty path")
         folder = Path(data).resolve()
-        home = folder / _HOME
+        home = folder / HOME
         if folder.exists() and not folder.is_dir():
             raise InvalidInputError("data", f"{folder} is not a folder")
         if (folder / "PG_VERSION").exists():
@@ -141,30 +141,20 @@ def _check_data(data: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def _folder(name: str | Path, parent: int | None = None) -> Iterator[int]:
-    """A folder, open; not what a link in its place leads to."""
-    handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-@contextmanager
 def _made_and_locked(home: Path, account: dict[str, Any], version: int) -> Iterator[int]:
     """The home, made if it lacks, locked and open. The server inherits the lock, so it is free only when the server is gone."""
     with ExitStack() as stack:
         try:
             nearest = next(path for path in home.parents if path.exists())
-            folder = stack.enter_context(_folder(nearest))
+            folder = stack.enter_context(folder_at(nearest))
             for name in home.parent.relative_to(nearest).parts:
                 is_made = _make(name, folder)
-                folder = stack.enter_context(_folder(name, folder))
+                folder = stack.enter_context(folder_at(name, folder))
                 if is_made and account:
                     os.fchmod(folder, 0o755)  # whatever the umask is, the account must get through
-            _make(_HOME, folder, mode=0o700)
-            handle = stack.enter_context(_folder(_HOME, folder))
-            _lock(handle, home)
+            _make(HOME, folder, mode=0o700)
+            handle = stack.enter_context(folder_at(HOME, folder))
+            _wait_for(handle, home)
             _take(handle, folder, home, account, version)
         except OSError as error:
             # It names but the last part of the path, since a folder is made in the one above it.
@@ -179,13 +169,11 @@ def _make(name: str, parent: int, mode: int = 0o777) -> bool:
     return False
 
 
-def _lock(handle: int, home: Path) -> None:
-    import fcntl
-
+def _wait_for(handle: int, home: Path) -> None:
     end = time.monotonic() + _WAIT_SECONDS
     while True:
         with suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle)
             return
         if time.monotonic() > end:
             raise InvalidInputError("data", f"{home.parent} is open in another embedded server; close that one first")
@@ -214,7 +202,7 @@ def _take(handle: int, folder: int, home: Path, account: dict[str, Any], version
 
 def _stored_version(handle: int) -> str | None:
     """The major version of the database in a home, None if there is none."""
-    with suppress(FileNotFoundError), _folder("data", handle) as data:
+    with suppress(FileNotFoundError), folder_at("data", handle) as data:
         # Not blocked by what only looks like a file.
         stamp = os.open("PG_VERSION", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=data)
         with os.fdopen(stamp, encoding="ascii", errors="replace") as file:
@@ -256,8 +244,7 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
         if not base.exists():
             base.mkdir(parents=True)
             base.chmod(0o755)
-    run = Path(tempfile.mkdtemp(prefix="run-" if account else "flowstates-", dir=base))
-    try:
+    with run_folder(base, group=_GROUP_OF_ROOT if account else None) as (run, run_lock):
         settings = []
         if account:
             if not _reaches(account, package) or not _reaches(account, binaries / "bin"):
@@ -270,15 +257,15 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
                 settings = ["-c", "dynamic_shared_memory_type=mmap"]  # files of its own folder; those of /dev/shm are open to all of nobody's
             else:
                 os.chown(run, account["user"], account["group"])
-        home = home or run / _HOME
-        with _made_and_locked(home, account, version) as lock:
+        home = home or run / HOME
+        with _made_and_locked(home, account, version) as home_lock:
             server = subprocess.Popen(  # noqa: S603 (the script is ours, the paths are its parameters)
                 ["/bin/sh", "-c", _SCRIPT, "flowstates", str(binaries / "bin"), str(run), str(_SERVER_SECONDS), *settings],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=run,
                 env=_environment(HOME=str(run), PGDATA=str(home / "data")),
-                pass_fds=[lock],
+                pass_fds=[home_lock, run_lock],
                 start_new_session=True,  # Ctrl-C is for us alone
                 encoding="utf-8",
                 errors="replace",
@@ -300,5 +287,3 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
             stdout.close()
         if log:
             raise FlowStatesError(f"PostgreSQL {version} did not stop:\n{log}".rstrip())
-    finally:
-        shutil.rmtree(run, ignore_errors=True)
