@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import json
 import os
@@ -397,6 +398,10 @@ def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.Monke
         (MigrationError("changed"), 1, "error: changed"),
         (UnreadableRowError(UUID(int=1), "name", "a\x1b"), 3, f"error: flow run state {UUID(int=1)}: name: a\\x1b"),
         (asyncpg.InterfaceError("closed"), 3, "error: closed"),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), 3, f"error: no connection to the database: [Errno {errno.ECONNRESET}] reset"),
+        (OSError(errno.EHOSTUNREACH, "no route"), 3, f"error: no connection to the database: [Errno {errno.EHOSTUNREACH}] no route"),
+        (OSError(errno.ENOSPC, "full", "/a/file"), 3, f"error: [Errno {errno.ENOSPC}] full: '/a/file'"),
+        (OSError(errno.EINVAL, "no file"), 3, f"error: [Errno {errno.EINVAL}] no file"),
         (asyncpg.ConnectionDoesNotExistError("gone"), 3, "error: gone"),
         (FlowRunStateConflictError(state(StateType.RUNNING, 0, id=UUID(int=2))), 1, f"error: {UUID(int=2)} is stored already"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -75,6 +76,15 @@ def test_a_store_that_is_busy_is_3(folder: Path, monkeypatch: pytest.MonkeyPatch
     with flowstates.embedded_postgres(folder):
         done = run("list", "--database-url", f"embedded:{folder}")
     assert done == Done(3, "", f"error: {folder} is open in another embedded server; close that one first\n")
+
+
+def test_a_disk_that_is_full_is_not_the_databases(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/a/folder")
+
+    monkeypatch.setattr("tempfile.mkdtemp", fail)
+    done = run("list", "--database-url", f"embedded:{folder}")
+    assert done == Done(3, "", f"error: [Errno {errno.ENOSPC}] No space left on device: '/a/folder'\n")
 
 
 def test_the_default_store_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:

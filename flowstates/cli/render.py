@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from socket import gaierror
+from ssl import SSLError
 from typing import IO, TYPE_CHECKING, Any
 
 import typer
@@ -25,6 +28,7 @@ from flowstates.pictures.times import ago, clock, spent_text, summary, times_spe
 from flowstates.records import FlowRunState, StateDetails, StateType
 from flowstates.values import MOST_LEVELS
 
+_OF_NETWORKS = (errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH)
 _NARROWEST_TABLE = 76
 _WIDTH_WITH_IDS = 120
 _WIDEST_NAME = 24
@@ -57,13 +61,18 @@ def microseconds(time: timedelta) -> int:
     return time // timedelta(microseconds=1)
 
 
+def _is_of_a_connection(error: OSError) -> bool:
+    """Whether it is of a network, and not of a file."""
+    return error.filename is None and (isinstance(error, ConnectionError | gaierror | SSLError) or error.errno in _OF_NETWORKS)
+
+
 def print_error(error: Exception) -> None:
     """An error in one line on stderr, its further lines and its notes below."""
     if isinstance(error, TimeoutError):
         message, *more = ["no answer of the database in time"]
     else:
         message, *more = str(error).splitlines() or [type(error).__name__]
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and _is_of_a_connection(error):
             message = f"no connection to the database: {message}"
     typer.echo(f"error: {escape(message)}", err=True)
     for line in (*more, *getattr(error, "__notes__", ())):
