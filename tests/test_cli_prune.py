@@ -92,6 +92,14 @@ def test_all_that_ended_goes(own: str) -> None:
     assert left(own, runs) == [0, 0, 4]
 
 
+@pytest.mark.parametrize(("days", "code"), [(300, 0), (400, 4)])
+def test_a_length_of_its_own_is_more_to_do_only_if_it_has_runs(own: str, days: int, code: int) -> None:
+    now = datetime.now(UTC)
+    runs = [*on(own, lambda pool: make(pool, 1)), *on(own, partial(make, runs=1, end=StateType.FAILED, at=now - days * DAY))]
+    done = pruned(own, "--older-than", "90d", "--keep-failed", "365d", "--max-batches", 1, "--yes", "--json")
+    assert (done.code, [report["is_done"] for report in done.records], left(own, runs)) == (code, [code == 0], [0, 4])
+
+
 def test_what_stays_is_said_in_a_list(own: str) -> None:
     (run_,) = on(own, lambda pool: make(pool, 1, states=8))
     for keep, count in (("first,pending,last:4", 5), ("last:3,running", 4), ("first,last", 2), ("none", 1)):

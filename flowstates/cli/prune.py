@@ -124,7 +124,9 @@ class _Passes:
         total, on_batch, most = _NOTHING, self.how.get("on_batch"), self.how["max_batches"]
         for policy in self.policies:
             if total.batches == most:
-                return total._replace(is_done=False)
+                left = await retention.prune(**policy, batch_size=1, max_batches=1, dry_run=True)
+                total = total._replace(is_done=total.is_done and left.is_done and not left.runs)
+                continue
             limit = {"max_batches": None if most is None else most - total.batches}
             if on_batch is not None:
                 limit["on_batch"] = lambda report, before=total: on_batch(_sum(before, report))
