@@ -1,7 +1,7 @@
 # make demo and make test set up everything that they need. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test check legs test-prefect bench torture clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect
+.PHONY: help demo test check legs test-prefect bench torture picture clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect
 
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
@@ -74,6 +74,9 @@ bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## what a call costs beside its pe
 
 torture: $(VENV)/test.stamp ## random writers and faults for as long as ARGS='--seconds 60' says
 	@$(VENV)/bin/python -m tests.torture $(ARGS)
+
+picture: $(VENV)/test.stamp ## draws the picture of the README anew
+	@$(VENV)/bin/python -m tests.picture
 
 clean: ## removes what make has made
 	@rm -rf .venv .venvs dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
