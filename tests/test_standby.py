@@ -16,13 +16,14 @@ from flowstates import (
     FlowRunStateAnalytics,
     FlowRunStateFilter,
     FlowRunStateRepository,
+    FlowRunStateRetention,
     NewFlowRunState,
     check,
     check_plans,
     create_pool,
     migrate,
 )
-from tests.conftest import Connection
+from tests.conftest import Connection, Pool
 from tests.messages import noted
 from tests.standby import Pair, primary_and_standby
 from tests.writers import ISOLATION
@@ -284,6 +285,37 @@ async def test_a_stream_that_recovery_ends(pair: Pair, cancelling: Cancelling) -
         assert await states.count_flow_run_states(timeout=10) == STATES + 1
     await primary.close()
     await standby.close()
+
+
+async def standby_is_asked_for(pool: Pool) -> bool:
+    return bool(await pool.fetchval("select exists (select from pg_stat_activity where query like '/* read_standbys */%') from pg_sleep(0.01)"))
+
+
+async def test_a_prune_waits_for_a_standby_that_does_not_replay_and_goes_on_when_it_does(pair: Pair) -> None:
+    runs = [uuid4() for _ in range(6)]
+    batch = [NewFlowRunState(flow_run_id=run, type="COMPLETED", timestamp=NOON - timedelta(days=9)) for run in runs]
+    async with create_pool(pair.primary) as pool, create_pool(pair.standby) as standby:
+        states, retention = FlowRunStateRepository(pool), FlowRunStateRetention(pool)
+        there = FlowRunStateFilter(flow_run_ids=runs)
+        asked: dict[str, Any] = {"before": NOON - timedelta(days=8), "batch_size": 2, "max_lag": 0}
+        await standby.execute("select pg_wal_replay_pause()")
+        try:
+            while await standby.fetchval("select pg_get_wal_replay_pause_state() <> 'paused' from pg_sleep(0.01)"):
+                pass
+            await states.create_flow_run_states(batch)
+            pruning = asyncio.create_task(retention.prune(**asked, timeout=60))
+            while not await standby_is_asked_for(pool):
+                pass
+            with pytest.raises(TimeoutError):
+                await retention.prune(**asked, timeout=1)
+            assert (pruning.done(), await states.count_flow_run_states(there)) == (False, len(runs))
+        finally:
+            await standby.execute("select pg_wal_replay_resume()")
+        report = await pruning
+        assert (report.runs, report.is_done) == (len(runs), True)
+        assert report.batches > 1
+        await pair.caught_up()
+        assert await FlowRunStateRepository(standby).count_flow_run_states(there) == 0
 
 
 async def test_a_standby_that_is_promoted_takes_writes_on_the_connections_that_it_has() -> None:
