@@ -216,9 +216,9 @@ DELETES = "after delete on flow_run_state referencing old table as gone for each
         *[
             (f"alter function follow_deleted_states() {words}", "function follow_deleted_states", head)
             for words, head in {
-                "stable": "returns trigger language plpgsql stable set search_path = pg_catalog",
-                "immutable strict": "returns trigger language plpgsql immutable strict set search_path = pg_catalog",
-                "leakproof parallel safe": "returns trigger language plpgsql leakproof parallel safe set search_path = pg_catalog",
+                "stable": HEAD.replace("set", "stable set", 1),
+                "immutable strict": HEAD.replace("set", "immutable strict set", 1),
+                "leakproof parallel safe": HEAD.replace("set", "leakproof parallel safe set", 1),
             }.items()
         ],
         ("set session_replication_role = replica", "setting session_replication_role", "replica"),

@@ -21,7 +21,7 @@ from flowstates.engine.execution import Argument, Execution
 from flowstates.engine.rows import COLUMNS, to_states
 from flowstates.errors import FlowStatesError, InvalidInputError, UnreadableRowError
 from flowstates.filters import array_of
-from flowstates.records import StateType, TypeName
+from flowstates.records import InputType, StateType, TypeName
 from flowstates.values import Input, InputText
 
 Why: TypeAlias = Literal["type", "young", "kept", "held", "passed", "ahead"]
@@ -46,7 +46,7 @@ class Keep(Input):
 
     first: StrictBool = False
     last: StrictBool = False
-    types: tuple[StateType, ...] = ()
+    types: tuple[InputType, ...] = ()
     names: tuple[InputText, ...] = ()
     newest: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
 

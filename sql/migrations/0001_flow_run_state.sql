@@ -81,6 +81,8 @@ begin
         end if;
         return null;
     end if;
+    -- For its lock on the table: whoever mends flow_run waits for this delete, or this for the mending, also where a run has no row yet.
+    update flow_run set state_id = state_id where false;
     -- Whoever changes a run's history updates the run's row, also where that stays as it is: a lock alone is not seen by a transaction whose
     -- snapshot is older. In the order of ids, so that two of these do not lock each other out.
     for run_id in
