@@ -101,7 +101,7 @@ def in_the_query(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[s
 
 
 UPSERT = """with moved as (
-    select null::timestamptz as timestamp, null::xid8 as transaction where false
+    select id, state_id, state_type, state_name, state_timestamp as timestamp, transaction from flow_run where false
 ), made as (
     insert into flow_run (id, state_id, state_type, state_name, state_timestamp, transaction)
     select $1::text::uuid, $3::text::uuid, $2::text::state_type, $5::text, coalesce($4::text::timestamptz, clock_timestamp()), pg_current_xact_id()
@@ -114,7 +114,7 @@ UPSERT = """with moved as (
      where ($10::text is null or flow_run.state_id = $10::text::uuid)
        and ($11::text[] is null or flow_run.state_type::text = any ($11::text[]))
        and flow_run.state_id <> $3::text::uuid
-    returning flow_run.state_timestamp as timestamp, flow_run.transaction
+    returning flow_run.id, flow_run.state_id, flow_run.state_type, flow_run.state_name, flow_run.state_timestamp as timestamp, flow_run.transaction
 """
 LOCK = "update flow_run set state_id = flow_run.state_id where id = run_id;"
 POINTS_AT_WHAT_WENT = "and state_id = gone.id"
