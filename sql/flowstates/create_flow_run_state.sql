@@ -33,14 +33,11 @@ with moved as (
       from (select timestamp, transaction from moved union all select timestamp, transaction from made) as at
     returning state.*
 )
--- A division by zero where no state was stored, or the state or the run's row is another than was meant, which somebody's trigger can do: so
--- neither is.
+-- A division by zero where no state was stored, or the run's row does not say what was, which somebody's trigger can do: so neither is.
 select /* slot: state */ state.* /* end */
   from (select id, state_id, state_type, state_name, timestamp, transaction from moved
         union all
         select id, state_id, state_type, state_name, timestamp, transaction from made) as at
   left join stored as state on true
- where 1 / coalesce(
-           (state.flow_run_id, state.id, state.type, state.name) = ($1::text::uuid, $3::text::uuid, $2::text::state_type, $5::text)
-           and (state.flow_run_id, state.id, state.type, state.name, state.timestamp, state.transaction)
-             = (at.id, at.state_id, at.state_type, at.state_name, at.timestamp, at.transaction), false)::int = 1;
+ where 1 / coalesce((state.flow_run_id, state.id, state.type, state.name, state.timestamp, state.transaction)
+                  = (at.id, at.state_id, at.state_type, at.state_name, at.timestamp, at.transaction), false)::int = 1;
