@@ -34,7 +34,7 @@ from flowstates import (
     migrate,
 )
 from flowstates.cli.imports import read_states
-from flowstates.engine import connections, pruning, queries
+from flowstates.engine import connections, queries, standbys
 from flowstates.engine.appending import Expected
 from flowstates.engine.archives import ArchiveFile
 from flowstates.values import Layout
@@ -582,8 +582,8 @@ async def test_a_pass_waits_for_a_standby_that_is_behind(own_pool: Pool, monkeyp
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(pruning, "ask", ask)
-    monkeypatch.setattr(pruning, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(standbys, "ask", ask)
+    monkeypatch.setattr(standbys, "monotonic", lambda: next(clock))
     monkeypatch.setattr(asyncio, "sleep", sleep)
     assert (await FlowRunStateRetention(own_pool).prune(older_than=DAY, batch_size=4, max_lag=3)).runs == 2
     # Late by its own word; then standing still for four seconds.

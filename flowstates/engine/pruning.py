@@ -2,11 +2,9 @@
 
 # Not with annotations from __future__, which are texts: Pydantic would compile each of them at every import.
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -15,10 +13,11 @@ from pydantic import Field, StrictBool
 
 from flowstates.engine import cursors, queries
 from flowstates.engine.archives import Archive
-from flowstates.engine.connections import AnyConnection, Transaction, ask, fetched, repeated
+from flowstates.engine.connections import AnyConnection, Transaction, fetched, repeated
 from flowstates.engine.cursors import Cursor
 from flowstates.engine.execution import Argument, Execution
 from flowstates.engine.rows import COLUMNS, to_states
+from flowstates.engine.standbys import Standbys
 from flowstates.errors import FlowStatesError, InvalidInputError, UnreadableRowError
 from flowstates.filters import array_of
 from flowstates.records import InputType, StateType, TypeName
@@ -30,7 +29,6 @@ _NO_ID = str(UUID(int=0))
 _STATES_A_RUN = 10  # a first guess
 _GOOD_BATCHES = 10  # in a row, before a batch that was made smaller for a time limit grows again
 _MOST_IDS = 1_000  # that are remembered of runs that were held
-_LOOK_AGAIN = 0.5  # seconds, while a standby is behind
 _ARCHIVE = "archive"
 _HELD = (asyncpg.IntegrityConstraintViolationError, UnreadableRowError)  # a table that sets null or a default may refuse that too
 _FIRST_SIZE = 250  # states of the first batch that is archived, before it is known how large they are
@@ -168,7 +166,7 @@ class Pass:
         self._good = 0
         self._runs_a_batch = max(1, self._size // _STATES_A_RUN)
         self._most_runs: int | None = None
-        self._written: deque[tuple[float, float]] = deque()
+        self._standbys = Standbys(execution, pace.max_lag)
         self._runs = self._states = self._bytes = self._batches = self._passed = 0
         self._held: dict[str, int] = {}
         self._held_ids: set[str] = set()
@@ -176,7 +174,7 @@ class Pass:
     async def run(self, on_batch: Callable[[PruneReport], object] | None) -> PruneReport:
         """Goes on to the end, or until there were batches enough."""
         while self._position is not None and self._batches != self._pace.max_batches:
-            await self._wait_for_standbys()
+            await self._standbys.wait()
             before = self._batches
             await self._step(self._position)
             if self._batches > before:
@@ -308,30 +306,6 @@ class Pass:
             return queries.query("prune.runs_dry" if keep is None else "prune.states_dry", layout), arguments
         name = "prune.runs" if keep is None else "prune.artifacts" if self._policy.artifacts else "prune.states"
         return queries.query(name, layout), (*arguments, str(self._archive is not None).lower())
-
-    async def _wait_for_standbys(self) -> None:
-        """Until no standby is behind by more than asked for. The wait ends with the call's timeout, if it has one."""
-        if self._pace.max_lag is None:
-            return
-        while True:
-            async with self._execution.connection() as connection:
-                if connection.is_in_transaction():
-                    raise InvalidInputError("max_lag", "cannot be used in a transaction: standbys see nothing of it before it ends")
-                is_visible, written, replayed, lag = (await ask(connection, "read_standbys"))[0]
-            if not is_visible:
-                raise InvalidInputError("max_lag", "takes the right to see standbys: grant pg_read_all_stats, or pg_monitor, to this role")
-            if replayed is None:
-                return
-            # What a standby says of itself stands still when it does, so what it has replayed counts too.
-            while self._written and self._written[0][1] <= float(replayed):
-                self._written.popleft()
-            if float(replayed) < float(written):
-                self._written.append((monotonic(), float(written)))
-                behind = max(float(lag), monotonic() - self._written[0][0])
-                if behind > self._pace.max_lag:
-                    await asyncio.sleep(_LOOK_AGAIN)
-                    continue
-            return
 
     async def _oldest(self) -> OldestRun | None:
         rows = await self._execution.rows("prune.oldest", list(StateType), timeout=None)
