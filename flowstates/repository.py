@@ -139,9 +139,9 @@ class FlowRunStateRepository:
     ) -> AbstractAsyncContextManager[AsyncIterator[FlowRunState]]:
         """The states of a filter, run by run and oldest first, in constant memory: `async with ... as stream: async for state in stream`.
 
-        They are those of one moment. They come from a cursor on the server, 500 a round trip; `timeout` is for the wait for a
-        connection, for each of these, and on a pool for leaving the block. That ends the cursor and frees the connection. On a connection without a
-        transaction it opens one, read only, for as long as the block lasts.
+        They are those of one moment. They come from a cursor on the server, up to 500 a round trip, or fewer that make some MiB; `timeout` is for
+        the wait for a connection, for each of these, and on a pool for leaving the block. That ends the cursor and frees the connection. On a
+        connection without a transaction it opens one, read only, for as long as the block lasts.
 
         A filter on types, names or `terminal` reads all states, on the layout `prefect` also one on `until` without `since`. Of current states
         all but one on names alone is found by an index on the runs' rows.

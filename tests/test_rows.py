@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from flowstates import FlowRunState, NewFlowRunState, StateDetails, StateType, UnreadableRowError
-from flowstates.engine.rows import COLUMNS, to_states
+from flowstates.engine.rows import COLUMNS, next_rows, to_states
 
 RUN = "00000000-0000-0000-0000-000000000002"
 ROW: tuple[str | None, ...] = (
@@ -260,3 +260,18 @@ def test_the_collector_is_as_it_was_after_many_rows(enabled: bool) -> None:
     finally:
         (gc.enable if was_enabled else gc.disable)()
     assert seen == [False]
+
+
+def test_the_next_rows_are_as_many_as_make_some_mib() -> None:
+    def rows(count: int, **values: str) -> list[tuple[str | None, ...]]:
+        return [tuple(values.get(column, value) for column, value in zip(COLUMNS, ROW, strict=True))] * count
+
+    assert [next_rows(rows(count), 500) for count in (1, 10, 80, 500)] == [8, 80, 500, 500]
+    assert next_rows(rows(10), 1) == 1
+    for column in ("name", "message", "state_details", "data"):
+        large = {column: "x" * 1_000_000}
+        assert [next_rows(rows(count, **large), 500) for count in (1, 10, 500)] == [4, 4, 4]
+        assert next_rows(rows(10, **{column: "x" * 10_000_000}), 500) == 1
+    # Runs of 11 states, of which the last is large.
+    mixed = [row for _ in range(45) for row in (*rows(10), *rows(1, data="x" * 1_000_000))]
+    assert 20 <= next_rows(mixed, 500) <= 100

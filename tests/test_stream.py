@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -14,6 +15,7 @@ from flowstates import (
     InvalidInputError,
     StateType,
     UnreadableRowError,
+    check,
     create_pool,
     migrate,
 )
@@ -120,7 +122,8 @@ async def test_names_an_unreadable_row(connection: Connection) -> None:
         async with states.stream_flow_run_states() as stream:
             async for _ in stream:
                 seen += 1
-    assert (caught.value.flow_run_state_id, caught.value.field, seen) == (last, "timestamp", 500)
+    assert (caught.value.flow_run_state_id, caught.value.field) == (last, "timestamp")
+    assert 0 < seen < 700
 
 
 async def test_unreadable_rows_are_handed_over_in_their_place_and_left_out(connection: Connection) -> None:
@@ -226,3 +229,24 @@ async def test_memory_does_not_grow_with_what_has_been_read(connection: Connecti
     assert count == 200_000
     # A batch is 500 rows; a state is a dozen blocks. tracemalloc would tell bytes, and take five times as long.
     assert max(blocks) - blocks[0] < 30_000
+
+
+@pytest.mark.once
+async def test_large_states_come_a_few_at_a_time(connection: Connection) -> None:
+    states = await filled(connection, 0)
+    await connection.execute(
+        "insert into flow_run_state (flow_run_id, type, name, timestamp, data)"
+        " select md5(n::text)::uuid, 'RUNNING', 'Running', '2024-03-05 12:00Z', to_jsonb(repeat('x', 1000000)) from generate_series(1, 100) as n"
+    )
+    tracemalloc.start()
+    try:
+        async with states.stream_flow_run_states() as stream:
+            assert len([len(state.data) async for state in stream]) == 100
+        streamed = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        await check(connection, data=True)
+        checked = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # A state's text and its data, of the first 10.
+    assert max(streamed, checked) < 50_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flowstates.database.mismatches import Mismatch
 from flowstates.engine import queries
 from flowstates.engine.connections import AnyConnection, ask
-from flowstates.engine.rows import to_states
+from flowstates.engine.rows import FIRST_ROWS, next_rows, to_states
 from flowstates.errors import UnreadableRowError
 from flowstates.values import Layout
 
@@ -54,8 +54,9 @@ async def disagreeing_runs(connection: AnyConnection, layout: Layout, mend: str 
 async def unreadable_states(connection: AnyConnection, layout: Layout) -> list[Mismatch]:
     """The states that do not fit their record: the first hundred, and how many more there are."""
     found = _Found("states", "rows that fit their record")
-    after = None
-    while rows := await ask(connection, "read_stored_states", after, str(_STATES_A_PAGE), layout=layout):
+    after, count = None, min(FIRST_ROWS, _STATES_A_PAGE)
+    while rows := await ask(connection, "read_stored_states", after, str(count), layout=layout):
+        count = next_rows(rows, _STATES_A_PAGE)
         try:
             to_states(rows)
         except UnreadableRowError:

@@ -24,7 +24,7 @@ from flowstates.engine.connections import (
     is_lost,
     is_pool,
 )
-from flowstates.engine.rows import to_states
+from flowstates.engine.rows import FIRST_ROWS, next_rows, to_states
 from flowstates.errors import FlowStatesError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter, runs_clause, to_clause
 from flowstates.records import FlowRunState
@@ -34,7 +34,7 @@ Argument: TypeAlias = str | Sequence[str | None] | None
 Statement: TypeAlias = tuple[str, tuple[Argument, ...]]
 OnUnreadable: TypeAlias = Callable[[UnreadableRowError], object]
 
-_ROWS_A_BATCH = 500  # of a stream; a round trip each
+_MOST_ROWS = 500  # of a stream's batch; a round trip each
 
 _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
     "flowstates": {
@@ -178,10 +178,13 @@ async def _records(
 ) -> AsyncGenerator[FlowRunState, None]:
     # Prepared without a name, which behind a pooler could be another process's.
     cursor = await (await connection.prepare(text, name="", timeout=timeout)).cursor(*arguments, timeout=timeout)
+    count = FIRST_ROWS
     try:
-        while rows := await cursor.fetch(_ROWS_A_BATCH, timeout=timeout):
+        while rows := await cursor.fetch(count, timeout=timeout):
+            count = next_rows(rows, _MOST_ROWS)
             for state in _states(rows, on_unreadable):
                 yield state
+            del rows  # or they would be held while the next ones come
     except CUT:
         close = False  # the server was asked to cancel the batch, which ends the caller's transaction
         raise

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
 from asyncpg.pgproto.pgproto import UUID  # made in a seventh of the time that Python's own takes, of which it is a subclass
@@ -25,6 +26,9 @@ Row: TypeAlias = "Record | Sequence[Any]"
 
 COLUMNS = tuple(FlowRunState.model_fields)
 _MANY = 100  # fewer rows seldom wake the collector
+FIRST_ROWS = 10  # of many that come a batch at a time, since nothing is known of their size
+_CHARACTERS = 2**22  # of a batch
+_TEXTS = tuple(itemgetter(COLUMNS.index(name)) for name in ("name", "message", "state_details", "data"))
 _TYPES = {type_.value: type_ for type_ in StateType}
 _HINTS = get_type_hints(StateDetails, include_extras=True)
 _TIMES = tuple(name for name in DETAILS_DEFAULTS if _HINTS[name] == OffsetDatetime | None)
@@ -72,6 +76,14 @@ def to_states(rows: Sequence[Row]) -> list[FlowRunState]:
         return _to_states(rows)
     with collector_paused():
         return _to_states(rows)
+
+
+def next_rows(rows: Sequence[Row], most: int) -> int:
+    """How many rows are to come next, after a batch of these: as many as make some MiB if they are like them, and at most 8 times as many."""
+    # Some are enough. With two distances, as the states of runs of one length would all be alike at one.
+    some = rows if len(rows) < _MANY else [*rows[::11], *rows[::13]]
+    characters = sum(sum(map(len, filter(None, map(text, some)))) for text in _TEXTS)
+    return max(1, min(most, 8 * len(rows), len(some) * _CHARACTERS // (characters + 1)))
 
 
 def _to_states(rows: Sequence[Row]) -> list[FlowRunState]:
