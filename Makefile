@@ -32,14 +32,14 @@ check: $(VENV)/test.stamp $(VENV)/lint.stamp test ## style, types, imports, and 
 
 legs: leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect ## the tests that can differ, on other servers, Pythons and versions
 
-# What a leg leaves out is marked `once` (it depends neither on the server nor on the versions) or `server` (only on the server).
+# What a leg leaves out is marked `once` (it depends neither on the server nor on the versions) or `server` or `versions` (on that alone).
 leg = @start=$$SECONDS; $(2) && echo "leg $(1): $$((SECONDS - start)) s"
 
 leg-16: $(VENV)/test.stamp
-	$(call leg,server 16,FLOWSTATES_TEST_POSTGRES=embedded:16 $(PYTEST) -m "not once")
+	$(call leg,server 16,FLOWSTATES_TEST_POSTGRES=embedded:16 $(PYTEST) -m "not once and not versions")
 
 leg-container: $(VENV)/test.stamp
-	$(call leg,container,image=$$(.ci/container-image) && FLOWSTATES_TEST_IMAGE=$$image FLOWSTATES_TEST_POSTGRES=container $(PYTEST) -m "not once")
+	$(call leg,container,image=$$(.ci/container-image) && FLOWSTATES_TEST_IMAGE=$$image FLOWSTATES_TEST_POSTGRES=container $(PYTEST) -m "not once and not versions")
 
 leg-newest:
 	@if [ "$$(tools/find-python)" = "$$(tools/find-python oldest)" ]; then echo "leg newest Python: only one Python is at hand" >&2; exit 1; fi

@@ -22,6 +22,8 @@ from sqlalchemy.exc import ArgumentError
 from flowstates import InvalidInputError, create_pool
 from flowstates.database.addresses import _OF_LIBPQ_ALONE, read_address
 
+pytestmark = pytest.mark.versions
+
 PARTS = ("user", "password", "host", "port", "database")
 
 

@@ -46,6 +46,8 @@ from flowstates.values import Layout
 from tests.conftest import Connection, Pool
 from tests.test_round_trip import FIELDS, same
 
+pytestmark = pytest.mark.versions
+
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 RUN = UUID(int=5)

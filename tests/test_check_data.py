@@ -19,6 +19,8 @@ from tests.conftest import Connection, Pool
 from tests.servers import PREFECT_TABLES
 from tests.tools import psql
 
+pytestmark = pytest.mark.server
+
 START = datetime(2024, 3, 5, 12, tzinfo=UTC)
 OTHER = UUID(int=2**127)
 

@@ -12,6 +12,8 @@ from tests.conftest import Connection
 from tests.servers import PREFECT_TABLES, create_database, drop_database
 from tests.test_pool import BehindPooler
 
+pytestmark = pytest.mark.server
+
 
 async def make(connection: Connection, layout: Layout) -> None:
     if layout == "prefect":

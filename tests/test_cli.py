@@ -28,6 +28,8 @@ from flowstates.database.migrations import migration_script
 from flowstates.values import Layout
 from tests.servers import PREFECT_TABLES
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).parent.parent
 UNREACHABLE = "postgresql://me:hunter2@127.0.0.1:1/db"
 SOME_ID = UUID(int=7)

@@ -21,6 +21,8 @@ from flowstates.cli.database import data_folder
 from flowstates.values import Layout
 from tests.test_cli import UNREACHABLE, Done, execute, plain_environment, process, run
 
+pytestmark = pytest.mark.once
+
 __all__ = ["plain_environment"]  # a fixture
 
 

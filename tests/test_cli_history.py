@@ -17,6 +17,8 @@ from flowstates.pictures.text import escape
 from tests.terminals import Terminal
 from tests.test_cli import BEGIN, ODD, plain_environment, process, run, state, url
 
+pytestmark = pytest.mark.versions
+
 __all__ = ["plain_environment", "url"]  # fixtures
 
 

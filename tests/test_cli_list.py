@@ -24,6 +24,8 @@ from tests.terminals import CTRL_C, Terminal
 from tests.test_cli import BEGIN, ROOT, SOME_ID, Done, execute, plain_environment, run, url
 from tests.test_cli_questions import HISTORY, Stored, names, stored
 
+pytestmark = pytest.mark.versions
+
 __all__ = ["plain_environment", "stored", "url"]  # fixtures
 
 

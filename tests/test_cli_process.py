@@ -18,6 +18,8 @@ from flowstates.cli.app import app
 from tests.terminals import Terminal
 from tests.test_cli import ROOT, Done, execute, plain_environment, process, run, url
 
+pytestmark = pytest.mark.once
+
 __all__ = ["plain_environment", "url"]  # fixtures
 
 COMMANDS = ("demo", "migrate", "check", "create", "list", "runs", "timeline", "durations", "counts", "show", "delete", "import", "export", "prune")

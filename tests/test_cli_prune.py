@@ -22,6 +22,8 @@ from tests.terminals import CTRL_C, CTRL_D, Terminal
 from tests.test_cli import Done, run
 from tests.test_retention import DAY, lengths, make
 
+pytestmark = pytest.mark.versions
+
 
 async def _on(dsn: str, work: Callable[[Pool], Any]) -> Any:
     async with create_pool(dsn, max_size=1) as pool:

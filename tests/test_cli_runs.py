@@ -17,6 +17,8 @@ from tests.conftest import Pool
 from tests.servers import POINT_AT_NEWEST, PREFECT_TABLES
 from tests.test_cli import Done, plain_environment, run, state
 
+pytestmark = pytest.mark.versions
+
 __all__ = ["plain_environment"]  # a fixture
 
 RUNS = [UUID(int=number) for number in range(1, 4)]

@@ -20,6 +20,8 @@ from tests.servers import POINT_AT_NEWEST
 from tests.terminals import CTRL_C, CTRL_D, Terminal
 from tests.test_cli import BEGIN, Done, execute, plain_environment, run, url
 
+pytestmark = pytest.mark.versions
+
 __all__ = ["plain_environment", "url"]  # fixtures
 
 

@@ -11,6 +11,8 @@ from flowstates.engine import queries
 from flowstates.values import Layout
 from tests.contract import RUNNERS, method_of, problems, without_method
 
+pytestmark = pytest.mark.server
+
 SQL = Path(str(queries.root()))
 LAYOUTS: tuple[Layout, ...] = ("flowstates", "prefect")
 FILES = [

@@ -21,6 +21,8 @@ from tests.schedules import write_at_once
 from tests.stored import Stored
 from tests.writers import ISOLATION, KINDS, MIXED, Step, random_steps
 
+pytestmark = pytest.mark.server
+
 COMPLETED = StateType.COMPLETED
 
 

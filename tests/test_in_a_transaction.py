@@ -31,6 +31,8 @@ from tests.schedules import LIMIT, schedule
 from tests.stored import wrong_rows
 from tests.writers import ISOLATION, level
 
+pytestmark = pytest.mark.server
+
 PENDING, RUNNING, COMPLETED = StateType.PENDING, StateType.RUNNING, StateType.COMPLETED
 
 

@@ -17,6 +17,8 @@ from tests.statements import counting
 from tests.stored import wrong_rows
 from tests.writers import ISOLATION, defaults
 
+pytestmark = pytest.mark.server
+
 PENDING, RUNNING = StateType.PENDING, StateType.RUNNING
 APPEND, MISS = "create_flow_run_state", "create_flow_run_state.miss"
 

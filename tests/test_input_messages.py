@@ -24,6 +24,8 @@ from flowstates import (
 )
 from tests.conftest import Pool
 
+pytestmark = pytest.mark.versions
+
 NAIVE = datetime(2024, 3, 5, 12)
 NO_ZONE = "datetime.datetime(2024, 3, 5, 12, 0) has no time zone: take datetime.now(UTC), or .replace(tzinfo=UTC) of a time that is in UTC"
 RUN = UUID(int=5)
@@ -87,8 +89,8 @@ def repository(transitions: Any) -> FlowRunStateRepository:
         Says(lambda: new(state_details=[]), "state_details", "is a list, not a dict or StateDetails"),
         Says(lambda: new(state_details={"retriable": "maybe"}), "state_details", "retriable: 'maybe' is not a bool"),
         Says(lambda: new(state_details={"run_input_keyset": "x"}), "state_details", "run_input_keyset: is a str, not a dict"),
-        Says(lambda: new(flow_run_id="x"), "flow_run_id", "'x' is not a UUID or its text"),
-        Says(lambda: filter(terminal="maybe"), "terminal", "'maybe' is not a bool"),
+        Says(lambda: new(flow_run_id="x"), "flow_run_id", "'x' (str) is not a UUID or its text"),
+        Says(lambda: filter(terminal="maybe"), "terminal", "is a str, not a bool"),
         Says(lambda: keep(newest="3"), "newest", "is a str, not an int"),
         Says(lambda: filter(type="RUNNING"), "type", "is no field of it"),
         Says(lambda: NewFlowRunState(type="RUNNING"), "flow_run_id", "is missing"),  # type: ignore[call-arg]

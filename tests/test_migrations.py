@@ -14,6 +14,8 @@ from flowstates.engine import queries
 from tests.conftest import Connection, Pool
 from tests.servers import PREFECT_TABLES
 
+pytestmark = pytest.mark.server
+
 ALL = [name for name, _ in queries.migrations()]
 RUN = "0195f2a0-0000-7000-8000-000000000001"
 

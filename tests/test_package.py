@@ -7,7 +7,11 @@ import tomllib
 from pathlib import Path
 from types import FunctionType
 
+import pytest
+
 import flowstates
+
+pytestmark = pytest.mark.versions
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

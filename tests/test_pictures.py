@@ -18,6 +18,8 @@ from flowstates.pictures.text import counted, first_line
 from flowstates.pictures.times import ago, length, relative
 from tests.test_cli import BEGIN, state
 
+pytestmark = pytest.mark.versions
+
 
 def console(width: int) -> Console:
     return Console(file=StringIO(), width=width, force_terminal=False)

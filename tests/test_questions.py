@@ -30,6 +30,8 @@ from tests.conftest import Connection
 from tests.model import LAYOUTS
 from tests.test_borrowed import SET_UPS, codec, connected
 
+pytestmark = pytest.mark.server
+
 T = TypeVar("T")
 Question: TypeAlias = dict[str, Any]
 

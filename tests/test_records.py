@@ -35,6 +35,8 @@ from flowstates.engine.appending import Expectation, expectations
 from flowstates.engine.rows import to_states
 from flowstates.values import EARLIEST, LATEST, to_uuid
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).parent.parent
 RUN = UUID("0d7f9b52-5b0e-4c0e-8f2b-6a1e3f0c9a11")
 INDIA = timezone(timedelta(hours=5, minutes=30))

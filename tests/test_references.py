@@ -13,6 +13,8 @@ import pytest
 from flowstates import FlowRunState, FlowRunStateRepository, NewFlowRunState, StateType, check, create_pool, migrate
 from tests.conftest import Connection, Pool
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 async def service(own_dsn: str) -> AsyncIterator[Pool]:

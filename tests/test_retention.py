@@ -44,6 +44,8 @@ from tests.test_faults import cancelled_at_every_wait
 from tests.test_questions import NAMES, World, bounded, one_of_layouts, rows_there, stored, tables, times, types, worlds
 from tests.writers import BROKEN
 
+pytestmark = pytest.mark.server
+
 __all__ = ["tables"]  # a fixture
 
 DAY = timedelta(days=1)

@@ -16,6 +16,8 @@ from tests.conftest import Connection
 from tests.servers import create_database, drop_database
 from tests.tools import psql, run
 
+pytestmark = pytest.mark.server
+
 START = datetime(2024, 3, 5, 12, tzinfo=UTC)
 # A name that is nowhere else in a dump, and one that needs its quotes.
 OURS, OTHER = "flowstates_of_one", 'Of two, "three"'

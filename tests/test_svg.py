@@ -16,6 +16,8 @@ from flowstates.pictures.svg import timeline_svg
 from flowstates.pictures.text import escape
 from tests.test_cli import BEGIN, state
 
+pytestmark = pytest.mark.versions
+
 SVG = "{http://www.w3.org/2000/svg}"
 RIGHT = 864  # where the scale ends
 HISTORY = [

@@ -36,6 +36,8 @@ from flowstates import (
     migration_sql,
 )
 
+pytestmark = pytest.mark.versions
+
 RUN, OTHER = UUID(int=1), UUID(int=2)
 TEXT = str(RUN)
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
