@@ -219,7 +219,7 @@ def check(
             print_line(f"the database fits the layout {chosen}")
             if plans:
                 print_slow_questions(slow)
-            if settings:
+            if settings and not slow:
                 print_line()
                 print_line("If histories are pruned here, the tables' owner may let autovacuum come after 2 percent of the rows, not after 20:")
                 typer.echo("\n".join(settings))
