@@ -184,7 +184,9 @@ class FlowRunStateRepository:
         no longer holds. With other content, or in another run, it is FlowRunStateConflictError. A deleted state may be created again.
 
         The stored timestamp is the later of the given one (else the server's clock, which all workers share) and one microsecond after the run's
-        current state. `name` defaults to the type's own, `id` to a UUIDv7.
+        current state. Which one was given is not kept: where a state was moved behind another, a repeat with any earlier timestamp is the same
+        content, as long as that other one is there; once it is deleted, none but the stored one is. `name` defaults to the type's own, `id` to a
+        UUIDv7.
 
         `expected` is what the run's current state must be: an id, None for a run without history, or a set of StateType; left out, anything.
         UnexpectedStateError otherwise, with the current state as read after the miss. Of several that expect one id, or None, at most one

@@ -51,25 +51,31 @@ async def _new(states: FlowRunStateRepository, filter: FlowRunStateFilter, clock
     """The states that are there, and then the new ones, by the server's clock."""
     begun = monotonic()
     seen: dict[UUID, datetime] = {}
-    since, floor = filter.since, None
-    if since is None:
-        page = await states.read_flow_run_state_page(filter, limit=first, order="time", newest_first=True)
-        found = page.states[::-1]
-        seen = {state.id: state.timestamp for state in found}
-        # Those before the first that is shown are old, and not new.
-        floor = min(found[0].timestamp, clock) if page.next else None
-        since = clock - _OVERLAP
-        yield found
-    while True:
-        asked, cursor = clock + timedelta(seconds=monotonic() - begun), None
+
+    async def unseen(since: datetime) -> AsyncIterator[list[FlowRunState]]:
+        cursor = None
         while True:
             page = await states.read_flow_run_state_page(
                 filter.model_copy(update={"since": since}), limit=MOST_OF_A_PAGE, order="time", cursor=cursor
             )
-            yield [state for state in page.states if state.id not in seen and (floor is None or state.timestamp >= floor)]
-            seen |= {state.id: state.timestamp for state in page.states}
+            found = [state for state in page.states if state.id not in seen]
+            seen.update({state.id: state.timestamp for state in page.states})
+            yield found
             if (cursor := page.next) is None:
-                break
+                return
+
+    since = filter.since
+    if since is None:
+        since = clock - _OVERLAP
+        # What is there is not new, also where its time is yet to come.
+        there = {state.id: state.timestamp async for some in unseen(since) for state in some}
+        page = await states.read_flow_run_state_page(filter, limit=first, order="time", newest_first=True)
+        seen = there | {state.id: state.timestamp for state in page.states}
+        yield page.states[::-1]
+    while True:
+        asked = clock + timedelta(seconds=monotonic() - begun)
+        async for some in unseen(since):
+            yield some
         since = max(asked - _OVERLAP, filter.since or _EVER)
         seen = {id: time for id, time in seen.items() if time >= since}
         await asyncio.sleep(_PAUSE)
