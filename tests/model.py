@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
     def ended_before(self, since: datetime) -> bool:
         """Whether the run's history is of no matter to a window, as its row says so."""
-        return self.state_id is not None and self.type.is_terminal and self.timestamp is not None and self.timestamp < since - SLACK
+        return self.state_id is not None and self.type.is_terminal and self.timestamp is not None and self.timestamp < since.astimezone(UTC) - SLACK
 
 
 Rows: TypeAlias = Mapping[UUID, Row]

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from inspect import getmembers, ismethod, signature
 from typing import Any, TypeAlias, TypeVar
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 from zoneinfo import ZoneInfo
 
 import asyncpg
@@ -291,6 +291,23 @@ async def test_a_visit_counts_where_it_overlaps_the_window(
         measured = await FlowRunStateAnalytics(tables, layout=layout).measure_time_in_states(**window)
     assert [(time.visits, time.total) for time in measured] == [(1, length * US) for length in lengths]
     assert measured == model.time_in_states(history, **window, now=window["until"])
+
+
+@pytest.mark.parametrize("layout", ["prefect"])
+async def test_a_day_of_slack_has_24_hours_in_every_zone(tables: Connection) -> None:
+    """In Berlin the day before had 25. The run's row is older than its newest state."""
+    since = datetime(2024, 10, 27, 12, tzinfo=UTC)
+    old, newest = since - timedelta(hours=24, minutes=30), since - timedelta(hours=20)
+    run = uuid4()
+    ended, open_ = model.state(run, uuid4(), StateType.COMPLETED, old), model.state(run, uuid4(), StateType.RUNNING, newest)
+    found = []
+    for zone in ("UTC", "Europe/Berlin"):
+        async with stored(tables, "prefect", [ended, open_], {run: model.row_of(ended)}):
+            await tables.execute(f"set local time zone '{zone}'")
+            analytics, hour = FlowRunStateAnalytics(tables, layout="prefect"), timedelta(hours=1)
+            found.append(await analytics.count_occupancy(since=since, until=since + hour, step=hour))
+    assert found[0] == found[1]
+    assert sum(found[0][0].counts.values()) == 0
 
 
 @one_of_layouts

@@ -19,6 +19,7 @@ import pytest
 
 from flowstates import FlowRunStateRepository, create_pool, migrate
 from tests.conftest import Connection
+from tests.servers import PREFECT_TABLES
 
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 
@@ -125,11 +126,12 @@ def test_import_says_whose_created_and_updated_are(migrated: str) -> None:
     assert "created and updated are passed over: they are the database's own" in " ".join(flowstates(migrated, "import", "--help").stdout.split())
 
 
-def test_prefects_layout_is_exported_and_not_imported_into(layout_dsns: dict[Any, str]) -> None:
-    dsn = layout_dsns["prefect"]
+def test_prefects_layout_is_exported_and_not_imported_into(own_dsn: str) -> None:
+    dsn = own_dsn
 
     async def fill() -> str:
         connection = await asyncpg.connect(dsn)
+        await connection.execute(PREFECT_TABLES)
         run = await connection.fetchval("insert into flow_run default values returning id")
         artifact = await connection.fetchval("insert into artifact (data) values ('{\"x\": 1}') returning id")
         insert = "insert into flow_run_state (flow_run_id, type, name, result_artifact_id) values ($1, 'RUNNING', 'x', $2)"
