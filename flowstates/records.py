@@ -3,7 +3,7 @@
 # Not with annotations from __future__, which are texts: Pydantic would compile each of them at every import.
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Never, TypeAlias
@@ -130,7 +130,7 @@ def _refuse(self: object, *arguments: object, **keywords: object) -> Never:
 
 
 # Records share what is equal in all of them. Pydantic takes a dict and a set, also of a subclass, and neither a mapping proxy nor a frozenset.
-class SharedDict(dict[str, Any]):
+class _SharedDict(dict[str, Any]):
     """A dict that nobody changes. Its copies, and those that pickle makes, are plain."""
 
     __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
@@ -139,7 +139,7 @@ class SharedDict(dict[str, Any]):
         return dict, (dict(self),)
 
 
-class SharedSet(set[str]):
+class _SharedSet(set[str]):
     """A set that nobody changes. Its copies, and those that pickle makes, are plain."""
 
     add = discard = remove = pop = clear = update = difference_update = intersection_update = symmetric_difference_update = _refuse
@@ -153,12 +153,14 @@ class SharedSet(set[str]):
         return set, (list(self),)
 
 
+shared_set: Callable[[Iterable[str]], set[str]] = _SharedSet
+"""A set of these texts that nobody changes."""
 DETAILS_DEFAULTS = {name: field.default for name, field in StateDetails.model_fields.items()}
-NO_EXTRA = SharedDict()
+NO_EXTRA: dict[str, Any] = _SharedDict()
 NO_DETAILS = StateDetails()
 """What all states without details have."""
 object.__setattr__(NO_DETAILS, "__pydantic_extra__", NO_EXTRA)
-object.__setattr__(NO_DETAILS, "__pydantic_fields_set__", SharedSet())
+object.__setattr__(NO_DETAILS, "__pydantic_fields_set__", _SharedSet())
 
 
 class FlowRunState(BaseModel):

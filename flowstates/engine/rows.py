@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from typing_extensions import TypedDict  # Pydantic brings it, and takes no other before Python 3.12
 
 from flowstates.errors import UnreadableRowError
-from flowstates.records import DETAILS_DEFAULTS, NO_DETAILS, NO_EXTRA, FlowRunState, SharedSet, StateDetails, StateType
+from flowstates.records import DETAILS_DEFAULTS, NO_DETAILS, NO_EXTRA, FlowRunState, StateDetails, StateType, shared_set
 from flowstates.values import OffsetDatetime, to_uuid
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ _known_details = TypeAdapter(
 _MARKS = {20: ("--T::Z",), 25: ("--T::+", "--T::-"), 27: ("--T::.",), 32: ("--T::.",)}
 # A record is filled without validation, since model_construct takes longer than validation. This is what it fills; a test holds it against
 # Pydantic's own.
-_ALL_SET = SharedSet(COLUMNS)
-_ALL_DETAILS_SET = SharedSet(DETAILS_DEFAULTS)
+_ALL_SET = shared_set(COLUMNS)
+_ALL_DETAILS_SET = shared_set(DETAILS_DEFAULTS)
 _new = object.__new__
 # The slots themselves: a third less time than object.__setattr__, which looks each of them up by name.
 _set_dict = BaseModel.__dict__["__dict__"].__set__
@@ -156,7 +156,7 @@ def _details_of(id_: object, text: str) -> StateDetails:
             return _any_details_of(id_, text)
         fields_set = _ALL_DETAILS_SET
         if len(values) < len(DETAILS_DEFAULTS):
-            fields_set, values = SharedSet(values), DETAILS_DEFAULTS | values
+            fields_set, values = shared_set(values), DETAILS_DEFAULTS | values
         for name in _TIMES:
             if (time := values[name]) is not None:
                 if time[4:20:3] not in _MARKS.get(len(time), ()) or time[11:13] == "24":  # midnight, from Python 3.14 on
