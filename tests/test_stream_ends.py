@@ -18,7 +18,6 @@ RUN, OTHER = UUID(int=1), UUID(int=2)
 OF_RUN, OF_OTHER = FlowRunStateFilter(flow_run_ids=[RUN]), FlowRunStateFilter(flow_run_ids=[OTHER])
 STATES = 1200  # of RUN: three batches
 CURSORS = "select count(*) from pg_cursors where name <> ''"
-IDLE = "500ms"  # longer than between two reads, also on a slow machine
 
 
 @pytest.fixture
@@ -112,14 +111,18 @@ class ConsumerError(Exception):
 
 @pytest.fixture(params=["ours", "asyncpg_s"])
 async def idle_pool(own_dsn: str, states: FlowRunStateRepository, request: pytest.FixtureRequest) -> AsyncIterator[Pool]:
-    """A pool of one whose server ends a session that is idle in a transaction."""
+    """A pool of one."""
     make = create_pool if request.param == "ours" else asyncpg.create_pool
-    async with make(own_dsn, min_size=1, max_size=1, server_settings={"idle_in_transaction_session_timeout": IDLE}) as pool:
+    async with make(own_dsn, min_size=1, max_size=1) as pool:
         yield pool
 
 
-async def ended(connection: Connection) -> None:
-    """Waits until the server has ended the session that is idle in a transaction; asyncpg sees it before the answer to another question."""
+async def ended(reading: Pool | Connection, connection: Connection) -> None:
+    """Lets the server end the session that is read from, as it is idle in a transaction; asyncpg sees it before the answer to another question."""
+    if isinstance(reading, asyncpg.Pool):
+        reading = reading._holders[0]._con  # type: ignore[attr-defined]
+    # Only now, as a slow machine may pause between two reads.
+    await reading.execute("set idle_in_transaction_session_timeout = '50ms'")
     waiting = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'"
     async with asyncio.timeout(20):
         while await connection.fetchval(waiting):
@@ -134,7 +137,7 @@ async def test_a_consumer_that_pauses_for_too_long_may_leave(idle_pool: Pool, co
         async for _ in stream:
             seen += 1
             if seen == reads:
-                await ended(connection)
+                await ended(idle_pool, connection)
                 break
     assert await states.count_flow_run_states(OF_RUN, timeout=10) == STATES
 
@@ -145,7 +148,7 @@ async def test_the_error_of_a_consumer_that_pauses_for_too_long_is_seen(idle_poo
     with pytest.raises(error) as caught:  # noqa: PT012
         async with states.stream_flow_run_states(OF_RUN) as stream:
             await anext(stream)
-            await ended(connection)
+            await ended(idle_pool, connection)
             raise error("the consumer's")
     assert caught.value.args == ("the consumer's",)
     assert await states.count_flow_run_states(OF_RUN, timeout=10) == STATES
@@ -157,7 +160,7 @@ async def test_reading_on_after_too_long_a_pause_raises_the_servers_error(idle_p
     with pytest.raises(asyncpg.InterfaceError) as caught:  # noqa: PT012
         async with states.stream_flow_run_states(OF_RUN) as stream:
             await anext(stream)
-            await ended(connection)
+            await ended(idle_pool, connection)
             assert len([state async for state in stream]) < 500  # those of the batch that is here
     assert "idle_in_transaction_session_timeout" in caught.value.__notes__[0]
     assert await states.count_flow_run_states(OF_RUN, timeout=10) == STATES
@@ -166,13 +169,13 @@ async def test_reading_on_after_too_long_a_pause_raises_the_servers_error(idle_p
 @pytest.mark.parametrize("is_in_transaction", [False, True])
 async def test_on_the_callers_connection_too(own_dsn: str, connection: Connection, states: FlowRunStateRepository, is_in_transaction: bool) -> None:
     for error in (None, ConsumerError):
-        other = await asyncpg.connect(own_dsn, server_settings={"idle_in_transaction_session_timeout": IDLE})
+        other = await asyncpg.connect(own_dsn)
         if is_in_transaction:
             await other.transaction().start()
         try:
             async with FlowRunStateRepository(other).stream_flow_run_states(OF_RUN) as stream:
                 await anext(stream)
-                await ended(connection)
+                await ended(other, connection)
                 if error is not None:
                     raise error
         except ConsumerError:
