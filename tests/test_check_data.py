@@ -239,12 +239,12 @@ async def test_a_mend_beside_writers_leaves_rows_that_agree(own_dsn: str, connec
                 writers.create_task(write(run))
             try:
                 for _ in range(10):
-                    await connection.execute(UNSEEN.format(wrong))
-                    while True:
-                        # Above READ COMMITTED it is done, or undone by the server.
-                        with suppress(asyncpg.SerializationError):
-                            await connection.execute(queries.catalog("mend_flow_runs"))
-                            break
+                    for text in (UNSEEN.format(wrong), queries.catalog("mend_flow_runs")):
+                        while True:
+                            # Above READ COMMITTED it is done, or undone by the server.
+                            with suppress(asyncpg.SerializationError):
+                                await connection.execute(text)
+                                break
                     assert await check(connection, data=True) == []
             finally:
                 is_over.set()
