@@ -220,7 +220,9 @@ def test_ctrl_c_ends_an_import_that_waits_for_its_input(times: int, migrated: st
         assert waiting.wait(1) == 130
         assert waiting.stdout.read() == ""
         assert "Traceback" not in (err := waiting.stderr.read())
-        assert "broken off; stored until now, up to line 5,000: created 1, present before 4,999, refused 0\n" in err or times == 2
+        # It may come when the server has stored the batch and the process has not counted it.
+        counted = ("5,000: created 1, present before 4,999", "0: created 0, present before 0")
+        assert any(f"broken off; stored until now, up to line {words}, refused 0\n" in err for words in counted) or times == 2
     assert count(migrated) == 1
 
 
