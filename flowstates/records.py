@@ -66,7 +66,7 @@ def to_type(value: Any) -> StateType:
 _TERMINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 
 
-InputType = Annotated[StateType, BeforeValidator(no_bytes)]
+InputType = Annotated[StateType, BeforeValidator(to_type)]
 
 _MOST_BYTES = 2**28 - 1
 _TIMES = ("scheduled_time", "cache_expiration", "pause_timeout")

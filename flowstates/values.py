@@ -29,7 +29,7 @@ MOST_LEVELS = 200
 """Levels of nesting that pydantic_core reads back from JSON; the server takes thousands."""
 _MOST_DIGITS = 4000  # of an integer; pydantic_core and Python read 4,300 characters back
 _GREATEST = 10**_MOST_DIGITS - 1
-_OFFSET = re.compile(r"[+-]([\d:]+)")
+_NO_OFFSET = re.compile(r"[+-]\d\d:?(\d\d:?)*[6-9]")  # of 60 minutes or seconds or more
 _PARTED = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _UUID = re.compile(rf"[0-9a-f]{{32}}|(urn:uuid:)?{_PARTED}|\{{{_PARTED}\}}", re.IGNORECASE | re.ASCII)
 
@@ -63,7 +63,11 @@ def to_uuid(value: object) -> UUID:
     # UUID() would also take digits with signs, spaces and underscores between them, and half of a pair of braces.
     if isinstance(value, str) and _UUID.fullmatch(value):
         return UUID(value)
-    raise ValueError(f"{shown(value)} ({type(value).__name__}) is not a UUID or its text")
+    raise ValueError(_no_uuid(value))
+
+
+def _no_uuid(value: object) -> str:
+    return f"{shown(value)} ({type(value).__name__}) is not a UUID or its text"
 
 
 def shown(value: object) -> str:
@@ -158,8 +162,7 @@ def a_time(value: object) -> object:
 def iso_time(text: str) -> datetime:
     """A time from its ISO text; ValueError for anything else."""
     # Python takes any number for the minutes and seconds of an offset: +05:70 is 6 hours and 10 minutes to it.
-    offset = _OFFSET.search(text, 10)
-    if offset is None or all(part < "60" for part in re.findall("..", offset[1].replace(":", ""))[1:]):
+    if not _NO_OFFSET.search(text, 10):
         try:
             return datetime.fromisoformat(text)
         except ValueError:
@@ -190,7 +193,12 @@ def _in_range(value: datetime) -> datetime:
     return value
 
 
-InputUUID = Annotated[UUID, BeforeValidator(to_uuid)]
+def _an_id(value: object) -> object:
+    # Texts of these lengths Pydantic reads by the same rule, and in a tenth of the time.
+    return value if type(value) is str and len(value) in (32, 36) else to_uuid(value)
+
+
+InputUUID = Annotated[UUID, BeforeValidator(_an_id)]
 InputTime = Annotated[UtcDatetime, BeforeValidator(a_time), AfterValidator(_in_range)]
 InputText = Annotated[str, Field(strict=True), AfterValidator(_storable_text)]
 
@@ -220,15 +228,10 @@ def _complaint(error: ErrorDetails) -> str:
     match kind:
         case "timezone_aware":
             return _no_zone(value)
-        case "enum":
-            words = error["ctx"]["expected"].replace("'", "")
-            return f"{shown(value)} is not one of {words}, in upper case"
         case "bool_parsing":
             return f"{shown(value)} is not a bool"
-        case "datetime_parsing" | "datetime_from_date_parsing":
-            return f"{shown(value)} is not a time"
         case "uuid_parsing":
-            return f"{shown(value)} is not a UUID or its text"
+            return _no_uuid(value)
         case "too_short":
             return "is empty"
         case "missing":
