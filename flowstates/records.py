@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Never, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Never, TypeAlias, get_type_hints
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -69,8 +69,6 @@ _TERMINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLE
 InputType = Annotated[StateType, BeforeValidator(to_type)]
 
 _MOST_BYTES = 2**28 - 1
-_TIMES = ("scheduled_time", "cache_expiration", "pause_timeout")
-_IDS = ("flow_run_id", "task_run_id", "child_flow_run_id", "transition_id", "task_parameters_id", "deployment_concurrency_lease_id")
 
 
 class StateDetails(BaseModel):
@@ -114,9 +112,9 @@ class StateDetails(BaseModel):
         # What is stored is JSON, and is read as generously as who wrote it may read it.
         if value is None or info.mode == "json":
             return value
-        if info.field_name in _TIMES:
+        if info.field_name in DETAILS_TIMES:
             return a_time(value)
-        if info.field_name in _IDS:
+        if info.field_name in _DETAILS_IDS:
             return to_uuid(value)
         if isinstance(value, Mapping):
             for pair in value.items():
@@ -156,6 +154,9 @@ class _SharedSet(set[str]):
 shared_set: Callable[[Iterable[str]], set[str]] = _SharedSet
 """A set of these texts that nobody changes."""
 DETAILS_DEFAULTS = {name: field.default for name, field in StateDetails.model_fields.items()}
+DETAILS_HINTS = get_type_hints(StateDetails, include_extras=True)
+DETAILS_TIMES = tuple(name for name in DETAILS_DEFAULTS if DETAILS_HINTS[name] == OffsetDatetime | None)
+_DETAILS_IDS = tuple(name for name in DETAILS_DEFAULTS if DETAILS_HINTS[name] == UUID | None)
 NO_EXTRA: dict[str, Any] = _SharedDict()
 NO_DETAILS = StateDetails()
 """What all states without details have."""

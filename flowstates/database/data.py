@@ -5,7 +5,7 @@ from __future__ import annotations
 from flowstates.database.mismatches import Mismatch
 from flowstates.engine import queries
 from flowstates.engine.connections import AnyConnection, ask
-from flowstates.engine.rows import FIRST_ROWS, next_rows, to_states
+from flowstates.engine.rows import FIRST_ROWS, next_rows, readable_states
 from flowstates.errors import UnreadableRowError
 from flowstates.values import Layout
 
@@ -54,16 +54,14 @@ async def disagreeing_runs(connection: AnyConnection, layout: Layout, mend: str 
 async def unreadable_states(connection: AnyConnection, layout: Layout) -> list[Mismatch]:
     """The states that do not fit their record: the first hundred, and how many more there are."""
     found = _Found("states", "rows that fit their record")
+
+    def unreadable(error: UnreadableRowError) -> None:
+        found.add(f"state {error.flow_run_state_id}", "a row that fits its record", f"{error.field}: {error.message}")
+
     after, count = None, min(FIRST_ROWS, _STATES_A_PAGE)
     while rows := await ask(connection, "read_stored_states", after, str(count), layout=layout):
         count = next_rows(rows, _STATES_A_PAGE)
-        try:
-            to_states(rows)
-        except UnreadableRowError:
-            for row in rows:
-                try:
-                    to_states([row])
-                except UnreadableRowError as error:
-                    found.add(f"state {row['id']}", "a row that fits its record", f"{error.field}: {error.message}")
+        for _ in readable_states(rows, unreadable):
+            pass
         after = rows[-1]["id"]
     return found.all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
 from typing import Any, TypeAlias
@@ -24,15 +24,14 @@ from flowstates.engine.connections import (
     is_lost,
     is_pool,
 )
-from flowstates.engine.rows import FIRST_ROWS, next_rows, to_states
-from flowstates.errors import FlowStatesError, UnreadableRowError
+from flowstates.engine.rows import FIRST_ROWS, OnUnreadable, next_rows, readable_states, to_states
+from flowstates.errors import FlowStatesError
 from flowstates.filters import FlowRunStateFilter, runs_clause, to_clause
 from flowstates.records import FlowRunState
 from flowstates.values import Layout, one_of, seconds
 
 Argument: TypeAlias = str | Sequence[str | None] | None
 Statement: TypeAlias = tuple[str, tuple[Argument, ...]]
-OnUnreadable: TypeAlias = Callable[[UnreadableRowError], object]
 
 _MOST_ROWS = 500  # of a stream's batch; a round trip each
 
@@ -182,7 +181,7 @@ async def _records(
     try:
         while rows := await cursor.fetch(count, timeout=timeout):
             count = next_rows(rows, _MOST_ROWS)
-            for state in _states(rows, on_unreadable):
+            for state in readable_states(rows, on_unreadable):
                 yield state
             del rows  # or they would be held while the next ones come
     except CUT:
@@ -197,21 +196,3 @@ async def _records(
     finally:
         if close:
             await close_cursor(connection, cursor)
-
-
-def _states(rows: Sequence[asyncpg.Record], on_unreadable: OnUnreadable | None) -> Iterable[FlowRunState]:
-    try:
-        return to_states(rows)
-    except UnreadableRowError:
-        if on_unreadable is None:
-            raise
-        return _readable(rows, on_unreadable)
-
-
-def _readable(rows: Sequence[asyncpg.Record], on_unreadable: OnUnreadable) -> Iterator[FlowRunState]:
-    """The records of the rows that fit; the errors of the others are handed over, each in its place."""
-    for row in rows:
-        try:
-            yield from to_states([row])
-        except UnreadableRowError as error:
-            on_unreadable(error)

@@ -137,7 +137,7 @@ class _Found(NamedTuple):
 
 
 class Pass:
-    """One pass, from its begin or a cursor. `before` is in UTC; `statement_timeout` is the session's, 0 for none."""
+    """One pass, from its begin or a cursor. `before` is in UTC; `has_time_limit` says whether the session's statement_timeout may end a batch."""
 
     def __init__(
         self,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asyncpg.pgproto.pgproto import UUID  # made in a seventh of the time that Python's own takes, of which it is a subclass
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -16,13 +16,14 @@ from pydantic_core import from_json
 from typing_extensions import TypedDict  # Pydantic brings it, and takes no other before Python 3.12
 
 from flowstates.errors import UnreadableRowError
-from flowstates.records import DETAILS_DEFAULTS, NO_DETAILS, NO_EXTRA, FlowRunState, StateDetails, StateType, shared_set
-from flowstates.values import OffsetDatetime, to_uuid
+from flowstates.records import DETAILS_DEFAULTS, DETAILS_HINTS, DETAILS_TIMES, NO_DETAILS, NO_EXTRA, FlowRunState, StateDetails, StateType, shared_set
+from flowstates.values import to_uuid
 
 if TYPE_CHECKING:
     from asyncpg import Record
 
 Row: TypeAlias = "Record | Sequence[Any]"
+OnUnreadable: TypeAlias = Callable[[UnreadableRowError], object]
 
 COLUMNS = tuple(FlowRunState.model_fields)
 _MANY = 100  # fewer rows seldom wake the collector
@@ -30,12 +31,10 @@ FIRST_ROWS = 10  # of many that come a batch at a time, since nothing is known o
 _CHARACTERS = 2**22  # of a batch
 _TEXTS = tuple(itemgetter(COLUMNS.index(name)) for name in ("name", "message", "state_details", "data"))
 _TYPES = {type_.value: type_ for type_ in StateType}
-_HINTS = get_type_hints(StateDetails, include_extras=True)
-_TIMES = tuple(name for name in DETAILS_DEFAULTS if _HINTS[name] == OffsetDatetime | None)
 # Pydantic's way from JSON to a dict is shorter than that to a model. Keys that are not known it leaves out. Times stay text here: Python reads those
 # that Pydantic writes, 2024-03-05T12:00:00Z, in a third of the time that Pydantic and the change to Python's own UTC take.
 _known_details = TypeAdapter(
-    TypedDict("_Details", {name: str | None if name in _TIMES else _HINTS[name] for name in DETAILS_DEFAULTS}, total=False)  # type: ignore[operator]
+    TypedDict("_Details", {name: str | None if name in DETAILS_TIMES else DETAILS_HINTS[name] for name in DETAILS_DEFAULTS}, total=False)  # type: ignore[operator]
 ).validator.validate_json
 # Of such a time, by its length: every third character from the fifth on, and what is before the minutes of an offset.
 _MARKS = {20: ("--T::Z",), 25: ("--T::+", "--T::-"), 27: ("--T::.",), 32: ("--T::.",)}
@@ -76,6 +75,24 @@ def to_states(rows: Sequence[Row]) -> list[FlowRunState]:
         return _to_states(rows)
     with collector_paused():
         return _to_states(rows)
+
+
+def readable_states(rows: Sequence[Row], on_unreadable: OnUnreadable | None) -> Iterable[FlowRunState]:
+    """The records of the rows that fit; the errors of the others are handed over, each in its place. Without `on_unreadable` the first is raised."""
+    try:
+        return to_states(rows)
+    except UnreadableRowError:
+        if on_unreadable is None:
+            raise
+        return _readable(rows, on_unreadable)
+
+
+def _readable(rows: Sequence[Row], on_unreadable: OnUnreadable) -> Iterator[FlowRunState]:
+    for row in rows:
+        try:
+            yield from to_states([row])
+        except UnreadableRowError as error:
+            on_unreadable(error)
 
 
 def next_rows(rows: Sequence[Row], most: int) -> int:
@@ -157,7 +174,7 @@ def _details_of(id_: object, text: str) -> StateDetails:
         fields_set = _ALL_DETAILS_SET
         if len(values) < len(DETAILS_DEFAULTS):
             fields_set, values = shared_set(values), DETAILS_DEFAULTS | values
-        for name in _TIMES:
+        for name in DETAILS_TIMES:
             if (time := values[name]) is not None:
                 if time[4:20:3] not in _MARKS.get(len(time), ()) or time[11:13] == "24":  # midnight, from Python 3.14 on
                     return _any_details_of(id_, text)
