@@ -62,12 +62,11 @@ def fill(text: str, slot: str, clause: str) -> str:
 
 def _with_columns(text: str, layout: Layout) -> str:
     columns = root() / "columns"
-    # What both layouts have first, as it may have slots for what differs.
     for folder in (columns, columns / layout):
         for entry in folder.iterdir():
             slot = entry.name.removesuffix(".sql")
             if f"/* slot: {slot} */" in text:
-                text = fill(text, slot, _body(entry).rstrip())
+                text = fill(text, slot, _with_columns(_body(entry).rstrip(), layout))
     return text
 
 

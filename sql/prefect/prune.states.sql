@@ -4,22 +4,11 @@ with /* slot: thinned */ chosen as (
     select id, xmin as version, '{}'::tid[] as places, 1 as states from flow_run
 ), reached as (
     select ''::text as timestamp, ''::text as id, true as is_last
-) /* end */, locked as materialized (
-    -- A run that was changed since the statement began is not seen whole by it, and one that is locked is being changed: both stay for now.
-    select run.id, chosen.places, chosen.states
-      from chosen
-     cross join lateral (
-           select flow_run.id
-             from flow_run
-            where flow_run.id = chosen.id
-              and flow_run.xmin = chosen.version
-              for no key update skip locked) as run
+) /* end */, /* slot: thinning */ locked as (
+    select id, places, states from chosen
 ), gone as (
-    delete from flow_run_state as state
-     -- By their places, which this statement has just seen: no index is asked again.
-     where state.ctid = any (array (select unnest(places) from locked))
-    returning state.*
-), run as (
+    delete from flow_run_state where ctid = any (array (select unnest(places) from locked)) returning *
+) /* end */, run as (
     select id from locked
 ), /* slot: pruned */ total as (
     select count(*) from gone
