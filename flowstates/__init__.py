@@ -12,7 +12,7 @@ from flowstates.database.pool import create_pool
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.pages import FlowRunStatePage
-from flowstates.engine.pruning import Keep, PruneReport
+from flowstates.engine.policies import Keep, PruneReport
 from flowstates.errors import (
     ContentionError,
     FlowRunStateConflictError,

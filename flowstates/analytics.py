@@ -10,6 +10,7 @@ from uuid import UUID
 
 from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.execution import Execution
+from flowstates.engine.rows import time_of
 from flowstates.errors import InvalidInputError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter, checked_filter
 from flowstates.records import StateType
@@ -167,7 +168,7 @@ class FlowRunStateAnalytics:
         """
         rows = await self._execution.rows("count_current", filter=FlowRunStateFilter(current=True), timeout=timeout)
         counts = {_type(type_): int(runs) for type_, runs, _ in rows if runs is not None}
-        return StateCount(datetime.fromisoformat(rows[0]["at"][1:-1] + "Z"), {type_: counts.get(type_, 0) for type_ in StateType})
+        return StateCount(time_of(rows[0]["at"]), {type_: counts.get(type_, 0) for type_ in StateType})
 
 
 def _type(label: str | None) -> StateType:

@@ -11,7 +11,9 @@ from inspect import iscoroutinefunction
 from flowstates.engine.archives import archiving
 from flowstates.engine.connections import PoolOrConnection, ask
 from flowstates.engine.execution import Execution
-from flowstates.engine.pruning import Keep, OldestRun, Pace, Pass, Policy, PruneReport
+from flowstates.engine.policies import Keep, OldestRun, Pace, Policy, PruneReport
+from flowstates.engine.pruning import Pass
+from flowstates.engine.rows import time_of
 from flowstates.errors import FlowStatesError, InvalidInputError, ReadOnlyLayoutError
 from flowstates.records import FlowRunState, StateType, TypeName, to_type
 from flowstates.values import Layout, flag, kind_of, seconds, shown, utc_time
@@ -92,7 +94,7 @@ class FlowRunStateRetention:
                 raise FlowStatesError(
                     "row level security may hide states of runs that would go whole: prune as the owner of the tables, or as a role with bypassrls"
                 )
-            begin = _before(datetime.fromisoformat(now[1:-1] + "Z"), older_than, before)
+            begin = _before(time_of(now), older_than, before)
             async with archiving(None if dry_run else archive) as archived:
                 one = Pass(
                     self._execution,

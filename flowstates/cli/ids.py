@@ -14,6 +14,7 @@ from flowstates.cli.render import print_error_line
 from flowstates.engine.connections import AnyConnection
 from flowstates.engine.connections import ask as ask_catalog
 from flowstates.engine.execution import Execution
+from flowstates.engine.rows import time_of
 from flowstates.errors import InvalidInputError
 from flowstates.values import Layout, to_uuid
 
@@ -72,7 +73,7 @@ class Lookup:
         """The server's clock."""
         async with self._execution.connection() as connection:
             (row,) = await ask_catalog(connection, "read_clock")
-        return datetime.fromisoformat(row["now"][1:-1] + "Z")
+        return time_of(row["now"])
 
     async def _find(self, question: str, what: str, id: Id, cure: str = "") -> UUID:
         """Ends the command with 1 if there is none, and with 2 if there are several."""

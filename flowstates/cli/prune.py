@@ -30,7 +30,7 @@ from flowstates.cli.options import (
 )
 from flowstates.cli.render import json_time, print_error_line, print_json_lines, print_line
 from flowstates.cli.terminal import can_ask, confirm
-from flowstates.engine.pruning import Keep, PruneReport
+from flowstates.engine.policies import Keep, PruneReport
 from flowstates.errors import InvalidInputError
 from flowstates.pictures.text import counted
 from flowstates.records import StateType

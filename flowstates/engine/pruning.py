@@ -1,29 +1,26 @@
 """A pass over runs that deletes what a policy does not keep, a batch a transaction."""
 
-# Not with annotations from __future__, which are texts: Pydantic would compile each of them at every import.
+from __future__ import annotations
+
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
-from pydantic import Field, StrictBool
 
 from flowstates.engine import cursors, queries
 from flowstates.engine.archives import Archive
 from flowstates.engine.connections import AnyConnection, Transaction, fetched, repeated
 from flowstates.engine.cursors import Cursor
 from flowstates.engine.execution import Argument, Execution
-from flowstates.engine.rows import COLUMNS, to_states
+from flowstates.engine.policies import OldestRun, Pace, Policy, PruneReport, Why
+from flowstates.engine.rows import COLUMNS, time_of, to_states
 from flowstates.engine.standbys import Standbys
 from flowstates.errors import FlowStatesError, InvalidInputError, UnreadableRowError
 from flowstates.filters import array_of
-from flowstates.records import InputType, StateType, TypeName
-from flowstates.values import Input, InputText
-
-Why: TypeAlias = Literal["type", "young", "kept", "held", "passed", "ahead"]
+from flowstates.records import StateType
 
 _NO_ID = str(UUID(int=0))
 _STATES_A_RUN = 10  # a first guess
@@ -34,88 +31,6 @@ _HELD = (asyncpg.IntegrityConstraintViolationError, UnreadableRowError)  # a tab
 _FIRST_SIZE = 250  # states of the first batch that is archived, before it is known how large they are
 _MOST_BYTES = 8 * 2**20  # of an archived batch, as text; in memory it is several times that
 _TOO_LONG = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)
-
-
-class Keep(Input):
-    """What stays of a run's history beside its current state: what any of these names.
-
-    `first` is the run's first state, `last` its last by time, `newest` a number of its last ones; `types` and `names` are of the states.
-    """
-
-    first: StrictBool = False
-    last: StrictBool = False
-    types: tuple[InputType, ...] = ()
-    names: tuple[InputText, ...] = ()
-    newest: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
-
-    if TYPE_CHECKING:  # a checker would else take what a field holds for all that it is made from
-
-        def __init__(
-            self,
-            *,
-            first: bool = False,
-            last: bool = False,
-            types: Iterable[StateType | TypeName] = (),
-            names: Iterable[str] = (),
-            newest: int = 0,
-        ) -> None: ...
-
-
-class OldestRun(NamedTuple):
-    """The run whose last state is the oldest, that state's type and time, and why the run is there.
-
-    `why` is `type`: the policy does not ask for it; `young`: not old enough; `kept`: only its history was thinned; `held`: a constraint forbids that
-    it goes, or the archive cannot keep it; `passed`: it was locked or changed while the pass came by; `ahead`: the pass has not come to it.
-    """
-
-    flow_run_id: UUID
-    type: StateType
-    timestamp: datetime
-    why: Why
-
-
-class PruneReport(NamedTuple):
-    """What a pass did, or in a dry run would do.
-
-    `runs` went or, with `keep`, lost states; `states` went, and `bytes` is what their rows took in the table, without indexes (None in a dry run).
-    `batches` are those in which something went. `passed` runs were locked or changed while the pass came by, and stay for the next one; `held` are
-    those that a constraint holds, by its name, or under `archive` those with a state that is unfit for one. `cursor` goes on from here, with the same
-    policy; None when the pass `is_done`. `oldest` is the oldest run of the table at the end (None in a dry run and between batches).
-    """
-
-    runs: int
-    states: int
-    bytes: int | None
-    batches: int
-    passed: int
-    held: dict[str, int]
-    cursor: str | None
-    is_done: bool
-    oldest: OldestRun | None
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Which runs, and what of them stays; `keep` None is nothing."""
-
-    types: tuple[StateType, ...]
-    keep: Keep | None
-    artifacts: bool
-
-    def question(self, layout: str) -> str:
-        """What a cursor is good for. The time is not in it: that moves on."""
-        kept = self.keep and (self.keep.first, self.keep.last, sorted(self.keep.types), sorted(self.keep.names), self.keep.newest)
-        return f"prune {layout} {list(map(str, self.types))} {kept} {self.artifacts}"
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast: states a batch, batches, seconds between two, seconds that a standby may be behind."""
-
-    batch_size: int
-    max_batches: int | None
-    pause: float
-    max_lag: float | None
 
 
 class _Position(NamedTuple):
@@ -311,7 +226,7 @@ class Pass:
         rows = await self._execution.rows("prune.oldest", list(StateType), timeout=None)
         if not rows:
             return None
-        id_, type_, timestamp = rows[0]["id"], StateType(rows[0]["type"]), datetime.fromisoformat(rows[0]["timestamp"][1:-1] + "Z")
+        id_, type_, timestamp = rows[0]["id"], StateType(rows[0]["type"]), time_of(rows[0]["timestamp"])
         why: Why
         if type_ not in self._policy.types:
             why = "type"

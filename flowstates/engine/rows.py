@@ -65,6 +65,11 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def time_of(text: str) -> datetime:
+    """A time from what the queries send: as JSON shows those of UTC, in quotes and without an offset."""
+    return datetime.fromisoformat(text[1:-1] + "Z")
+
+
 def to_states(rows: Sequence[Row]) -> list[FlowRunState]:
     """The records of rows of COLUMNS, in their order; UnreadableRowError for the first that does not fit its record.
 
@@ -153,7 +158,7 @@ def _validated(row: Row) -> FlowRunState:
         values["updated"] = values["created"]
     for field in ("created", "updated", "timestamp"):
         try:
-            values[field] = datetime.fromisoformat(values[field][1:-1] + "Z")
+            values[field] = time_of(values[field])
         except (ValueError, TypeError):
             raise _unreadable(values["id"], field, f"is {values[field]}, which a datetime cannot hold") from None
     values["state_details"] = _details_of(values["id"], values["state_details"])
