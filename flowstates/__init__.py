@@ -11,12 +11,14 @@ from flowstates.database.plans import SlowQuestion, check_plans
 from flowstates.database.pool import create_pool
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import PoolOrConnection
+from flowstates.engine.feeding import Blocker, FeedPage
 from flowstates.engine.pages import FlowRunStatePage
 from flowstates.engine.policies import Keep, PruneReport
 from flowstates.errors import (
     ContentionError,
     FlowRunStateConflictError,
     FlowStatesError,
+    ForeignPositionError,
     GeneratedIdConflictError,
     InvalidInputError,
     MigrationError,
@@ -24,6 +26,7 @@ from flowstates.errors import (
     UnexpectedStateError,
     UnreadableRowError,
 )
+from flowstates.feed import FlowRunStateFeed
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
 from flowstates.repository import FlowRunStateRepository
@@ -34,17 +37,21 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TABLES",
+    "Blocker",
     "ContentionError",
     "CreateOutcome",
     "Expected",
+    "FeedPage",
     "FlowRunState",
     "FlowRunStateAnalytics",
     "FlowRunStateConflictError",
+    "FlowRunStateFeed",
     "FlowRunStateFilter",
     "FlowRunStatePage",
     "FlowRunStateRepository",
     "FlowRunStateRetention",
     "FlowStatesError",
+    "ForeignPositionError",
     "GeneratedIdConflictError",
     "InvalidInputError",
     "Keep",

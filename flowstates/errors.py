@@ -7,6 +7,7 @@
     ├── FlowRunStateConflictError               .stored
     │   └── GeneratedIdConflictError
     ├── ContentionError
+    ├── ForeignPositionError                    .position  .mend
     ├── ReadOnlyLayoutError
     └── MigrationError
 
@@ -88,6 +89,20 @@ class GeneratedIdConflictError(FlowRunStateConflictError):
 
 class ContentionError(FlowStatesError):
     """Nothing was stored in a few tries: other writers made or deleted the same run at each, or something in the database keeps rows back."""
+
+
+class ForeignPositionError(FlowStatesError):
+    """A feed met transactions that the server has not come to yet: those of another cluster. `position` is the one that was given, None where it is
+    the stored states; then `mend` is the SQL that gives them a number of this cluster."""
+
+    def __init__(self, message: str, position: str | None, mend: str | None) -> None:
+        super().__init__(message, position, mend)
+        self.message = message
+        self.position = position
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class ReadOnlyLayoutError(FlowStatesError):

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import psycopg
 
-from flowstates import FlowRunState, FlowRunStateAnalytics, FlowRunStateRepository, FlowRunStateRetention
+from flowstates import FlowRunState, FlowRunStateAnalytics, FlowRunStateFeed, FlowRunStateRepository, FlowRunStateRetention
 from flowstates.engine.rows import to_states
 from flowstates.errors import UnreadableRowError
 
@@ -27,7 +27,7 @@ _SAMPLES = (
 )
 # A time as JSON shows it in UTC; on our own table `updated` is left out where it equals `created`.
 _JSON = r"to_json\((?:nullif\(((?:\w+\.)?updated), (?:\w+\.)?created\)|([a-z_.]+)) at time zone 'UTC'\)"
-RUNNERS = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention)
+RUNNERS = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention, FlowRunStateFeed)
 
 
 def method_of(name: str) -> str:

@@ -44,6 +44,16 @@ select md5('state ' || run || ' ' || number)::uuid, begun, type::state_type, beg
        ) as state
  order by begun
 """
+# A feed tells what is of transactions that the server has come to.
+_NUMBERS = f"""
+do $$
+begin
+    while pg_current_xact_id()::text::bigint < {1000 + RUNS + SCHEDULED + 1} loop
+        commit;
+    end loop;
+end
+$$
+"""
 # Of Prefect's runs those that only its scheduler has touched have no time in their row.
 _ARTIFACTS = f"""
 insert into artifact (id, data) select md5('artifact ' || run)::uuid, '1' from generate_series({{first}}, {RUNS}) as run;
@@ -81,6 +91,8 @@ async def load(connection: Connection, layout: Layout, *, first: int = 1, fillfa
     # One transaction a run, of which no index can skip many at once.
     column, value = ("", "") if layout == "prefect" else (", transaction", ", (1000 + run)::text::xid8")
     await connection.execute(_STATES.format(first=first, column=column, value=value))
+    if layout == "flowstates":
+        await connection.execute(_NUMBERS)
     await connection.execute(POINT_AT_NEWEST[layout], None)
     if layout == "prefect":
         await connection.execute(_ARTIFACTS.format(first=first))

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import flowstates
-from flowstates import FlowRunState, FlowRunStateAnalytics, FlowRunStateRepository, FlowRunStateRetention, StateType
+from flowstates import FlowRunState, FlowRunStateAnalytics, FlowRunStateFeed, FlowRunStateRepository, FlowRunStateRetention, StateType
 
 pytestmark = pytest.mark.once
 
 PAGE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
 LINES = re.findall(r"^\| `(\w+)` \| (.+) \|$", PAGE, re.MULTILINE)
-CALLED = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention)
+CALLED = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention, FlowRunStateFeed)
 
 
 def methods_of(record: type) -> list[str]:

@@ -1,0 +1,117 @@
+"""A page of a feed: what may be told after a position, and what holds the rest."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, timedelta
+from typing import NamedTuple, NoReturn
+
+from flowstates.engine import positions, queries
+from flowstates.engine.execution import Execution
+from flowstates.engine.positions import Position
+from flowstates.engine.rows import COLUMNS, to_states
+from flowstates.errors import FlowStatesError, ForeignPositionError
+from flowstates.filters import FlowRunStateFilter
+from flowstates.records import FlowRunState
+
+MOST_LOOKED_AT = 10_000
+"""States that a page with a filter looks at, so that a rare type does not take one through the table."""
+
+
+class Blocker(NamedTuple):
+    """An open transaction that holds a feed: what commits after it began to write is not told before it ends.
+
+    `pid` and `application_name` are those of its session; one that is prepared has none, but a `gid`, by which `commit prepared` and `rollback
+    prepared` name it. `age` is None where the role may not see it, which takes pg_read_all_stats.
+    """
+
+    pid: int | None
+    database: str | None
+    application_name: str | None
+    age: timedelta | None
+    is_prepared: bool
+    gid: str | None
+
+
+class FeedPage(NamedTuple):
+    """States in the order in which they are told, and the position after them.
+
+    `is_caught_up` says that nothing more could be told when it was read. `blocked_by` has the transactions that hold the feed, the oldest first, at
+    most ten, where committed states wait for them and the page is empty; it is empty too where they have ended meanwhile, and on a standby, which
+    does not know them.
+    """
+
+    states: list[FlowRunState]
+    position: str
+    is_caught_up: bool
+    blocked_by: tuple[Blocker, ...]
+
+
+class Feed:
+    """What pages are read from. The first page of it looks at what does not change: whether the states are of this cluster."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._is_known = False
+
+    async def read(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, Position]:
+        """The page after a position, and its own position."""
+        most = limit + 1  # one more than the page holds tells whether there is another page
+        looked = most if filter is None else max(most, MOST_LOOKED_AT)
+        arguments = (*after, str(most), str(looked), "false" if self._is_known else "true")
+        rows = await self._execution.rows("read_page", *arguments, filter=filter, timeout=None)
+        fault, reached, is_held = rows[0]["fault"], rows[0]["reached"], rows[0]["is_held"] == "true"
+        if fault is not None:
+            _refuse(fault, after)
+        self._is_known = True
+        is_more = len(rows) > limit
+        told = rows[:limit] if rows[0]["id"] is not None else []
+        states = to_states([row[: len(COLUMNS)] for row in told])
+        position, is_caught_up = after, not is_more
+        if is_more:
+            last = states[-1]
+            position = Position(told[-1]["transaction"], last.timestamp.astimezone(UTC).isoformat(), str(last.id))
+        elif reached is not None:
+            transaction, timestamp, id_, count = json.loads(reached)
+            position, is_caught_up = Position(transaction, f"{timestamp}+00:00", id_), count < looked
+        # What is read on for is not held.
+        blocked_by = await self._blockers() if is_held and is_caught_up else ()
+        return FeedPage(states, positions.encode(position), is_caught_up, blocked_by), position
+
+    async def _blockers(self) -> tuple[Blocker, ...]:
+        rows = await self._execution.rows("read_page.blocked", timeout=None)
+        return tuple(
+            Blocker(
+                pid=None if pid is None else int(pid),
+                database=database,
+                application_name=application_name or None,
+                age=None if age is None else timedelta(microseconds=max(0, int(age))),
+                is_prepared=gid is not None,
+                gid=gid,
+            )
+            for pid, database, application_name, age, gid in rows
+        )
+
+
+def _refuse(fault: str, after: Position) -> NoReturn:
+    match fault:
+        case "position":
+            raise ForeignPositionError(
+                "the position is of a transaction that this server has not come to: it is another cluster's, or from before a restore; begin at "
+                "the beginning, or at now()",
+                positions.encode(after),
+                None,
+            )
+        case "states":
+            raise ForeignPositionError(
+                "there are states of transactions that this server has not come to, as after a restore into another cluster: until it has, what is "
+                "written now would be told before them, or be skipped; `mend` is the SQL that gives them a number of this cluster",
+                None,
+                queries.catalog("mend_transactions"),
+            )
+        case "citus":
+            raise FlowStatesError("a feed needs the transactions of one server, and this database has Citus, whose nodes each count their own")
+        case _:
+            raise FlowStatesError(
+                "flow_run_state is a subscription's copy, whose transactions are numbered by the server that it comes from: read the feed there"
+            )

@@ -1,0 +1,81 @@
+"""What happened since: states in an order in which none that commits late is skipped."""
+
+from __future__ import annotations
+
+import asyncio
+
+from flowstates.engine import positions
+from flowstates.engine.connections import PoolOrConnection
+from flowstates.engine.execution import Execution
+from flowstates.engine.feeding import Blocker, Feed, FeedPage
+from flowstates.engine.positions import BEGINNING, Position
+from flowstates.errors import InvalidInputError
+from flowstates.filters import FlowRunStateFilter, checked_filter
+from flowstates.values import Layout, seconds, shown
+
+__all__ = ["Blocker", "FeedPage", "FlowRunStateFeed"]
+
+MOST_OF_A_PAGE = 10_000
+
+
+class FlowRunStateFeed:
+    """The states of all runs as they were committed, on a pool or a connection that stays the caller's.
+
+    They come in the order of the transactions that stored them, and within one of timestamp and id. That is each run's own order too, but for a
+    state that was stored later than one that follows it: it is told when it came. A state is told when no transaction is open any more
+    that could still store one before it: nothing that commits is skipped, whatever the isolation levels, savepoints and clocks of the writers. So an
+    open transaction that has written, on any database of the server, holds the feed until it ends; FeedPage.blocked_by says which. Who only reads
+    holds nothing.
+
+    Deleted states are not told, and nothing says that they went. `timeout` is in seconds and for the whole call, as in FlowRunStateRepository.
+    """
+
+    def __init__(self, pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates") -> None:
+        self._execution = Execution(pool_or_connection, layout)
+        if self._execution.layout != "flowstates":
+            raise InvalidInputError("layout", "is 'prefect', and a feed is of our own tables: Prefect's states have no order of commits")
+        self._feed = Feed(self._execution)
+
+    async def read_page(
+        self, after: str | None = None, *, filter: FlowRunStateFilter | None = None, limit: int = 500, timeout: float | None = None
+    ) -> FeedPage:
+        """The next states after a position, at most `limit`, 10,000 at most; from the beginning without a position.
+
+        One round trip; a second one asks what holds the feed, where a page is empty and committed states wait. An empty page has a position too.
+
+        A position is good for any filter. With a filter a page looks at 10,000 states at most, so it may be empty, or not be full, and not be caught
+        up. A filter with `current` is refused: a feed tells each state as it came.
+
+        Nothing is told twice for one position. In a transaction at REPEATABLE READ or above the feed stands still where the snapshot is; the
+        caller's own states are told after the commit.
+
+        ForeignPositionError for a position of another cluster, and, at the first page of a FlowRunStateFeed, for states of another one, as after the
+        restore of a dump; FlowStatesError for what cannot be ordered: a copy by logical replication, a database with Citus.
+        """
+        timeout = seconds(timeout)
+        arguments = self._start(after), _checked(filter), _checked_limit(limit)
+        async with asyncio.timeout(timeout):
+            page, _ = await self._feed.read(*arguments)
+            return page
+
+    async def now(self, *, timeout: float | None = None) -> str:
+        """The position after all that has been told up to now: what open transactions store comes after it."""
+        timeout = seconds(timeout)
+        async with asyncio.timeout(timeout):
+            return positions.encode(positions.before((await self._execution.values("now", timeout=None))[0]))
+
+    def _start(self, after: str | None) -> Position:
+        return BEGINNING if after is None else positions.decode("after", after)
+
+
+def _checked(filter: FlowRunStateFilter | None) -> FlowRunStateFilter | None:
+    filter = checked_filter(filter)
+    if filter is not None and filter.current:
+        raise InvalidInputError("filter.current", "is not for a feed, which tells each state as it came, current or not")
+    return filter
+
+
+def _checked_limit(limit: int) -> int:
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MOST_OF_A_PAGE:
+        raise InvalidInputError("limit", f"is {shown(limit)}, not a number from 1 to {MOST_OF_A_PAGE:,}")
+    return limit
