@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from flowstates.engine import positions
 from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.execution import Execution
 from flowstates.engine.feeding import Blocker, Feed, FeedPage
+from flowstates.engine.following import follow
 from flowstates.engine.positions import BEGINNING, Position
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, checked_filter
-from flowstates.values import Layout, seconds, shown
+from flowstates.values import Layout, kind_of, seconds, shown
 
 __all__ = ["Blocker", "FeedPage", "FlowRunStateFeed"]
 
 MOST_OF_A_PAGE = 10_000
+_MOST_SECONDS = 10**9
 
 
 class FlowRunStateFeed:
@@ -57,6 +61,32 @@ class FlowRunStateFeed:
         async with asyncio.timeout(timeout):
             page, _ = await self._feed.read(*arguments)
             return page
+
+    def follow(
+        self,
+        after: str | None = None,
+        *,
+        filter: FlowRunStateFilter | None = None,
+        limit: int = 500,
+        poll: float = 0.5,
+        wake: asyncio.Event | None = None,
+    ) -> AbstractAsyncContextManager[AsyncIterator[FeedPage]]:
+        """The pages after a position as they come, none of them empty: `async with feed.follow() as pages: async for page in pages`.
+
+        Where nothing more may be told it waits for `poll` seconds, or until `wake` is set, by whoever has a signal of their own; it clears that
+        before it looks. Between two pages it holds no connection of a pool. No page takes longer than 30 seconds, waiting for a connection included.
+
+        On a pool it goes on after a lost connection, with pauses of up to 5 seconds, for as long as it takes; a warning to the logger `flowstates`
+        says so, once each time. On a connection of the caller's that is lost its error is raised. What read_page raises else ends it.
+
+        A page counts as told when the next one is asked for: a reader that keeps the position of each page when it is done with it is told each state
+        at least once.
+        """
+        if isinstance(poll, bool) or not isinstance(poll, int | float) or not 0 < poll <= _MOST_SECONDS:
+            raise InvalidInputError("poll", f"is {shown(poll)}, not a number of seconds")
+        if wake is not None and not isinstance(wake, asyncio.Event):
+            raise InvalidInputError("wake", f"is {kind_of(wake)}, not an asyncio.Event")
+        return aclosing(follow(self._feed, self._start(after), _checked(filter), _checked_limit(limit), poll, wake))
 
     async def now(self, *, timeout: float | None = None) -> str:
         """The position after all that has been told up to now: what open transactions store comes after it."""

@@ -64,6 +64,11 @@ class Execution:
         self._pool_or_connection = pool_or_connection
         self.layout: Layout = one_of("layout", layout, "flowstates", "prefect")
 
+    @property
+    def is_open_pool(self) -> bool:
+        """Whether it is a pool that gives out connections; where a wrapper does not say so, a pool counts as one."""
+        return self.is_of_pool and not getattr(self._pool_or_connection, "is_closing", bool)()
+
     async def many(self, name: str, *arguments: Argument, filter: FlowRunStateFilter | None = None, timeout: float | None) -> list[FlowRunState]:
         """The records of the read `name`, its filter filled in."""
         text, arguments = filled(name, self.layout, arguments, filter)

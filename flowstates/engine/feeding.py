@@ -78,6 +78,11 @@ class Feed:
         blocked_by = await self._blockers() if is_held and is_caught_up else ()
         return FeedPage(states, positions.encode(position), is_caught_up, blocked_by), position
 
+    def can_reconnect(self) -> bool:
+        """Whether another connection may be had after one is lost: of a pool that is not closed. What it then leads to is looked at anew."""
+        self._is_known = False
+        return self._execution.is_open_pool
+
     async def _blockers(self) -> tuple[Blocker, ...]:
         rows = await self._execution.rows("read_page.blocked", timeout=None)
         return tuple(
