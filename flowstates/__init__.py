@@ -11,6 +11,7 @@ from flowstates.database.plans import SlowQuestion, check_plans
 from flowstates.database.pool import create_pool
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import PoolOrConnection
+from flowstates.engine.consuming import ConsumerPosition, FeedBatch
 from flowstates.engine.feeding import Blocker, FeedPage
 from flowstates.engine.pages import FlowRunStatePage
 from flowstates.engine.policies import Keep, PruneReport
@@ -20,6 +21,7 @@ from flowstates.errors import (
     FlowStatesError,
     ForeignPositionError,
     GeneratedIdConflictError,
+    HistoryPrunedError,
     InvalidInputError,
     MigrationError,
     ReadOnlyLayoutError,
@@ -38,9 +40,11 @@ __version__ = "0.1.0"
 __all__ = [
     "TABLES",
     "Blocker",
+    "ConsumerPosition",
     "ContentionError",
     "CreateOutcome",
     "Expected",
+    "FeedBatch",
     "FeedPage",
     "FlowRunState",
     "FlowRunStateAnalytics",
@@ -53,6 +57,7 @@ __all__ = [
     "FlowStatesError",
     "ForeignPositionError",
     "GeneratedIdConflictError",
+    "HistoryPrunedError",
     "InvalidInputError",
     "Keep",
     "Layout",

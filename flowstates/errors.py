@@ -7,6 +7,7 @@
     ├── FlowRunStateConflictError               .stored
     │   └── GeneratedIdConflictError
     ├── ContentionError
+    ├── HistoryPrunedError                      .position  .oldest
     ├── ForeignPositionError                    .position  .mend
     ├── ReadOnlyLayoutError
     └── MigrationError
@@ -89,6 +90,19 @@ class GeneratedIdConflictError(FlowRunStateConflictError):
 
 class ContentionError(FlowStatesError):
     """Nothing was stored in a few tries: other writers made or deleted the same run at each, or something in the database keeps rows back."""
+
+
+class HistoryPrunedError(FlowStatesError):
+    """States are gone that a feed was to tell after `position`: a prune took them, or they went with their runs. `oldest` goes on with the oldest
+    that is left: it is the same position, and knows what is missing up to now."""
+
+    def __init__(self, position: str, oldest: str) -> None:
+        super().__init__(position, oldest)
+        self.position = position
+        self.oldest = oldest
+
+    def __str__(self) -> str:
+        return "states after this position were pruned, or deleted with their runs, and cannot be told; `oldest` goes on with what is left"
 
 
 class ForeignPositionError(FlowStatesError):

@@ -8,15 +8,16 @@ from contextlib import AbstractAsyncContextManager, aclosing
 
 from flowstates.engine import positions
 from flowstates.engine.connections import PoolOrConnection
+from flowstates.engine.consuming import ConsumerPosition, FeedBatch, all_positions, consume, now
 from flowstates.engine.execution import Execution
 from flowstates.engine.feeding import Blocker, Feed, FeedPage
 from flowstates.engine.following import follow
 from flowstates.engine.positions import BEGINNING, Position
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, checked_filter
-from flowstates.values import Layout, kind_of, seconds, shown
+from flowstates.values import Layout, flag, kind_of, seconds, shown, storable_text
 
-__all__ = ["Blocker", "FeedPage", "FlowRunStateFeed"]
+__all__ = ["Blocker", "ConsumerPosition", "FeedBatch", "FeedPage", "FlowRunStateFeed"]
 
 MOST_OF_A_PAGE = 10_000
 _MOST_SECONDS = 10**9
@@ -52,6 +53,9 @@ class FlowRunStateFeed:
 
         Nothing is told twice for one position. In a transaction at REPEATABLE READ or above the feed stands still where the snapshot is; the
         caller's own states are told after the commit.
+
+        HistoryPrunedError where a prune, or a delete of whole runs, has taken states that come after the position; deletes of single states are not
+        noticed. From the beginning all that is left is told.
 
         ForeignPositionError for a position of another cluster, and, at the first page of a FlowRunStateFeed, for states of another one, as after the
         restore of a dump; FlowStatesError for what cannot be ordered: a copy by logical replication, a database with Citus.
@@ -92,7 +96,75 @@ class FlowRunStateFeed:
         """The position after all that has been told up to now: what open transactions store comes after it."""
         timeout = seconds(timeout)
         async with asyncio.timeout(timeout):
-            return positions.encode(positions.before((await self._execution.values("now", timeout=None))[0]))
+            return positions.encode(await now(self._execution))
+
+    def consume(
+        self,
+        name: str,
+        *,
+        start: str | None = None,
+        filter: FlowRunStateFilter | None = None,
+        limit: int = 500,
+        skip_locked: bool = False,
+        timeout: float | None = None,
+    ) -> AbstractAsyncContextManager[FeedBatch]:
+        """A page for a named consumer, in a transaction that moves the consumer's position with what the block writes on `batch.connection`:
+        `async with feed.consume("billing", start="now") as batch`.
+
+        Leaving the block commits both, so each state takes effect once; an error undoes both, and the next one gets the same states again. It is
+        held by one at a time: another one waits, or with `skip_locked` gets a batch at once that `is_taken`. The transaction is at READ COMMITTED and
+        holds what is told to others, so keep the block short; what is done outside of it, as a mail that is sent, may be done again.
+
+        At its first use a consumer is to be given a `start`: "beginning", "now" or a position. That is committed before the block begins.
+        Later on `start` says nothing.
+
+        In a transaction that is open on the caller's connection it is a savepoint, and the position is moved when that transaction commits. At
+        REPEATABLE READ and above that is a SerializationError where somebody else has moved it meanwhile.
+
+        `timeout` is for what comes before the block, waiting for another one included, and for what comes after it. What read_page raises is raised
+        here; of HistoryPrunedError `move` with its `oldest` is the cure.
+        """
+        name, place, is_now = _checked_name(name), *self._place("start", start)
+        return consume(
+            self._execution,
+            name,
+            place,
+            is_now=is_now,
+            filter=_checked(filter),
+            limit=_checked_limit(limit),
+            skip_locked=flag("skip_locked", skip_locked),
+            timeout=seconds(timeout),
+        )
+
+    async def positions(self, *, timeout: float | None = None) -> list[ConsumerPosition]:
+        """How far all named consumers have come, by name. For each it reads up to 100,000 entries of an index."""
+        timeout = seconds(timeout)
+        async with asyncio.timeout(timeout):
+            return await all_positions(self._execution)
+
+    async def move(self, name: str, to: str, *, timeout: float | None = None) -> None:
+        """Lets a named consumer, known or new, go on from "beginning", from "now" or from a position. It waits for who has it."""
+        timeout = seconds(timeout)
+        name, place, is_now = _checked_name(name), *self._place("to", to)
+        if place is None and not is_now:
+            raise InvalidInputError("to", "is None, not 'beginning', 'now' or a position")
+        async with asyncio.timeout(timeout):
+            position = await now(self._execution) if place is None else place
+            await self._execution.rows("move", name, *position, timeout=None)
+
+    async def forget(self, name: str, *, timeout: float | None = None) -> bool:
+        """Deletes a named consumer, and its position; whether there was one. It waits for who has it."""
+        timeout = seconds(timeout)
+        name = _checked_name(name)
+        async with asyncio.timeout(timeout):
+            return bool(await self._execution.values("forget", name, timeout=None))
+
+    @staticmethod
+    def _place(field: str, value: str | None) -> tuple[Position | None, bool]:
+        """The position that is meant, None for none; and whether now is meant."""
+        if value is None or value == "now":
+            return None, value == "now"
+        return BEGINNING if value == "beginning" else positions.decode(field, value), False
 
     def _start(self, after: str | None) -> Position:
         return BEGINNING if after is None else positions.decode("after", after)
@@ -109,3 +181,12 @@ def _checked_limit(limit: int) -> int:
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MOST_OF_A_PAGE:
         raise InvalidInputError("limit", f"is {shown(limit)}, not a number from 1 to {MOST_OF_A_PAGE:,}")
     return limit
+
+
+def _checked_name(name: str) -> str:
+    if not isinstance(name, str) or not name:
+        raise InvalidInputError("name", f"is {shown(name)}, not the name of a consumer")
+    try:
+        return storable_text(name)
+    except ValueError as error:
+        raise InvalidInputError("name", str(error)) from None

@@ -99,7 +99,8 @@ def flag(field: str, value: object) -> bool:
     raise InvalidInputError(field, f"is {shown(value)}, not True or False")
 
 
-def _storable_text(value: str) -> str:
+def storable_text(value: str) -> str:
+    """The text, if the server stores it; ValueError otherwise."""
     if "\x00" in value:
         raise ValueError("holds a NUL character, which PostgreSQL cannot store")
     try:
@@ -114,7 +115,7 @@ def storable_json(value: object, path: str = "$", level: int = 0) -> Any:
     try:
         match value:
             case str():
-                _storable_text(value)
+                storable_text(value)
             case bool() | None:
                 pass
             case int():
@@ -200,7 +201,7 @@ def _an_id(value: object) -> object:
 
 InputUUID = Annotated[UUID, BeforeValidator(_an_id)]
 InputTime = Annotated[UtcDatetime, BeforeValidator(a_time), AfterValidator(_in_range)]
-InputText = Annotated[str, Field(strict=True), AfterValidator(_storable_text)]
+InputText = Annotated[str, Field(strict=True), AfterValidator(storable_text)]
 
 
 def invalid_input(error: ValidationError) -> InvalidInputError:

@@ -54,6 +54,10 @@ begin
 end
 $$
 """
+_CONSUMERS = f"""
+insert into flowstates_consumer (name, transaction, timestamp, id)
+select 'consumer ' || number, {1000 + RUNS + SCHEDULED - 200}::text::xid8, '-infinity', gen_random_uuid() from generate_series(1, 20) as number
+"""
 # Of Prefect's runs those that only its scheduler has touched have no time in their row.
 _ARTIFACTS = f"""
 insert into artifact (id, data) select md5('artifact ' || run)::uuid, '1' from generate_series({{first}}, {RUNS}) as run;
@@ -93,6 +97,7 @@ async def load(connection: Connection, layout: Layout, *, first: int = 1, fillfa
     await connection.execute(_STATES.format(first=first, column=column, value=value))
     if layout == "flowstates":
         await connection.execute(_NUMBERS)
+        await connection.execute(_CONSUMERS)
     await connection.execute(POINT_AT_NEWEST[layout], None)
     if layout == "prefect":
         await connection.execute(_ARTIFACTS.format(first=first))

@@ -250,8 +250,8 @@ DELETES = "after delete on flow_run_state referencing old table as gone for each
         ("alter table flow_run rename to runs; create view flow_run as select * from runs", "table flow_run", "a view"),
         ("create schema other; alter table flow_run set schema other; set search_path = public, other", "schema of flow_run", "other"),
         ("drop table flowstates_migration", "table flowstates_migration", "none"),
-        ("delete from flowstates_migration", "migration 0001_flow_run_state", "none"),
-        ("update flowstates_migration set checksum = 'x'", "migration 0001_flow_run_state", "another"),
+        ("delete from flowstates_migration where name = '0001_flow_run_state'", "migration 0001_flow_run_state", "none"),
+        ("update flowstates_migration set checksum = 'x' where name = '0001_flow_run_state'", "migration 0001_flow_run_state", "another"),
         ("insert into flowstates_migration values ('0002_newer', 'x')", "migration 0002_newer", "an applied one"),
     ],
 )

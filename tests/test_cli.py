@@ -276,7 +276,8 @@ def test_the_script_needs_no_database() -> None:
 
 def test_the_script_of_a_part() -> None:
     name = "0001_flow_run_state"
-    assert run("migrate", "--sql", "--from", name) == Done(0, "", "")
+    assert run("migrate", "--sql", "--from", name) == Done(0, migration_script(since=name), "")
+    assert run("migrate", "--sql", "--from", "0002_feed") == Done(0, "", "")
     assert run("migrate", "--sql", "--to", name) == Done(0, migration_script(until=name), "")
     for option in ("--from", "--to"):
         done = run("migrate", "--sql", option, "0000_none")

@@ -235,7 +235,7 @@ async def test_a_transaction_on_another_database_holds_and_is_named(own: Pool, s
 
 async def test_a_role_that_may_not_see_others_is_told_who_but_not_for_how_long(own: Pool) -> None:
     role = f"reader_{uuid4().hex[:12]}"
-    await own.execute(f"create role {role}; grant select on flow_run_state to {role}")
+    await own.execute(f"create role {role}; grant select on flow_run_state, flowstates_pruned to {role}")
     async with own.acquire() as slow, own.acquire() as connection:
         await connection.execute(f"set role {role}")
         async with slow.transaction():

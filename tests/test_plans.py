@@ -194,6 +194,9 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
         "read_page": PAGES_OF_A_FEED,
         "read_page.blocked": NO_TABLE,
         "now": NO_TABLE,
+        **dict.fromkeys(("consume.lock", "consume.lock_free", "consume.is_known", "consume.begin", "consume.move", "forget"), NO_TABLE),
+        "move": {"": Guard({"pk_flowstates_consumer"})},
+        "positions": {"": Guard(FEED, 2)},
         "read_current_flow_run_state": {"": Guard(HISTORY, ordered=True)},
         "read_current_flow_run_states": RUNS_ASKED,
         "read_flow_run_state_page.run": PAGES_BY_RUN,
@@ -314,6 +317,7 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
     },
 }
 RUN_7, NEW, NEW_RUN = run_id(RUNS // 2), str(UUID(int=1)), str(UUID(int=2))
+PLACE = (str(1000 + RUNS // 2), "-infinity", NEW)
 CONTENT = (None, "Running", None, "{}", None, None)
 WINDOW = (LATE.isoformat(), (LATE + 60 * APART).isoformat())
 OLD = ("COMPLETED", LATE.isoformat(), MIDDLE.isoformat(), NEW, "10", "100", None)
@@ -349,7 +353,9 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "prefect prune.states": (*PREFECTS_OLD, *KEPT, "false", "false"),
     "prefect prune.states_dry": (*PREFECTS_OLD, *KEPT, "true"),
     "prefect prune.artifacts": (*PREFECTS_OLD, *KEPT, "true", "false"),
-    "read_page": (str(1000 + RUNS // 2), "-infinity", NEW, "501", "10000", "true"),
+    "read_page": (*PLACE, "501", "10000", "true", "0"),
+    **dict.fromkeys(("consume.lock", "consume.lock_free", "consume.is_known", "forget"), ("billing",)),
+    **dict.fromkeys(("consume.begin", "consume.move", "move"), ("billing", *PLACE, "0")),
     "create_flow_run_states.present": (json.dumps([[RUN_7, "RUNNING", id, *CONTENT] for id in IDS]),),
 }
 

@@ -549,7 +549,9 @@ async def test_a_dry_run_touches_no_archive(own_pool: Pool, tmp_path: Any) -> No
 async def test_max_lag_takes_a_right_and_no_transaction(own_pool: Pool, own_dsn: str) -> None:
     await make(own_pool, 1)
     role = f"role_{uuid4().hex[:12]}"
-    await own_pool.execute(f"create role {role}; grant select, delete on flow_run_state, flow_run to {role}")
+    await own_pool.execute(
+        f"create role {role}; grant select, delete on flow_run_state, flow_run to {role}; grant all on flowstates_pruned to {role}"
+    )
     try:
         async with own_pool.acquire() as connection, connection.transaction():
             with pytest.raises(InvalidInputError, match="max_lag: cannot be used in a transaction"):

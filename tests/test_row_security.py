@@ -25,7 +25,7 @@ async def writer(connection: Connection) -> AsyncIterator[Connection]:
     role = f"writer_{uuid4().hex[:8]}"
     reader = role.replace("writer", "reader")
     await connection.execute(f"create role {reader}; grant select on flow_run, flow_run_state to {reader}; grant {reader} to current_user")
-    await connection.execute(f"create role {role}; grant all on flow_run, flow_run_state to {role}; set role {role}")
+    await connection.execute(f"create role {role}; grant all on flow_run, flow_run_state, flowstates_pruned to {role}; set role {role}")
     yield connection
     await connection.execute(f"reset role; drop owned by {role}, {reader}; drop role {role}, {reader}")
 

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateRepository, NewFlowRunState, StateType, check, migrate
+from flowstates import TABLES, FlowRunStateRepository, NewFlowRunState, StateType, check, migrate
 from tests.conftest import Connection
 from tests.servers import create_database, drop_database
 from tests.tools import psql, run
@@ -98,7 +98,7 @@ async def test_a_schema_is_renamed(connection: Connection) -> None:
 async def test_the_tables_move_with_their_type(connection: Connection) -> None:
     runs = await made(connection, OURS)
     await connection.execute(f"create schema {quoted(OTHER)}; alter type state_type set schema {quoted(OTHER)}")
-    for table in ("flow_run_state", "flow_run", "flowstates_migration"):
+    for table in TABLES:
         await connection.execute(f"alter table {table} set schema {quoted(OTHER)}")
     await use(connection, OTHER)
     await goes_on(connection, runs)
@@ -109,7 +109,7 @@ async def test_the_tables_move_with_their_type(connection: Connection) -> None:
 async def test_the_tables_move_alone(connection: Connection, path: tuple[str, ...]) -> None:
     runs = await made(connection, OURS)
     await connection.execute(f"create schema {quoted(OTHER)}")
-    for table in ("flow_run_state", "flow_run"):
+    for table in TABLES - {"flowstates_migration"}:
         await connection.execute(f"alter table {table} set schema {quoted(OTHER)}")
     await use(connection, *path)
     await goes_on(connection, runs)
@@ -192,7 +192,8 @@ async def role_with_tables(connection: Connection, schema: str) -> AsyncIterator
     await connection.execute(f"create role {role}; create schema {quoted(schema)} authorization {role}")
     await connection.execute(
         f"grant usage on schema {OURS} to {role}; grant select, insert, delete on {OURS}.flow_run_state to {role};"
-        f"grant select, insert, update, delete on {OURS}.flow_run to {role}; grant select on {OURS}.flowstates_migration to {role}"
+        f"grant select, insert, update, delete on {OURS}.flow_run to {role}; grant select on {OURS}.flowstates_migration to {role};"
+        f"grant select, insert, update, delete on {OURS}.flowstates_pruned to {role}"
     )
     try:
         await connection.execute(f"set session authorization {role}")

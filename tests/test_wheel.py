@@ -48,7 +48,7 @@ def test_a_checkout_works_from_the_path_alone(tmp_path: Path, own_dsn: str) -> N
     done = subprocess.run(
         [sys.executable, "-c", code, own_dsn], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True, timeout=300
     )
-    assert done.stdout.splitlines() == ["['0001_flow_run_state']", "True", "True False", str(checkout / "flowstates" / "__init__.py")]
+    assert done.stdout.splitlines() == ["['0001_flow_run_state', '0002_feed']", "True", "True False", str(checkout / "flowstates" / "__init__.py")]
 
 
 @pytest.mark.once
@@ -102,7 +102,7 @@ def test_the_wheel_works_alone_in_a_clean_environment(tmp_path: Path, own_dsn: s
     package = Path(run(python, "-c", "import flowstates; print(flowstates.__file__)").strip()).parent
     assert package.is_relative_to(tmp_path / "env")
     plant_a_stranger(package.parent)
-    assert run(python, "-c", LIBRARY, own_dsn).splitlines() == ["['0001_flow_run_state']", "True", "True False"]
+    assert run(python, "-c", LIBRARY, own_dsn).splitlines() == ["['0001_flow_run_state', '0002_feed']", "True", "True False"]
 
     command = tmp_path / "env/bin/flowstates"
     without = subprocess.run([command, "list", RUN], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

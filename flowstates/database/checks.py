@@ -122,10 +122,13 @@ def _check_place(name: str, place: asyncpg.Record) -> list[Mismatch]:
 
 
 def _check_schemas(places: dict[str, asyncpg.Record]) -> list[Mismatch]:
-    schemas = [place["schema"] for place in places.values()]
-    if len(set(schemas)) < 2:
-        return []
-    return [Mismatch("schema of flow_run", f"that of flow_run_state, {schemas[0]}, where the triggers look", schemas[1])]
+    # Where flow_run_state is not there, that of the first that is.
+    first = next(iter(places), "")
+    return [
+        Mismatch(f"schema of {name}", f"that of {first}, {places[first]['schema']}, where the triggers look", place["schema"])
+        for name, place in places.items()
+        if place["schema"] != places[first]["schema"]
+    ]
 
 
 async def _check_keys(connection: AnyConnection, name: str, table: Table, layout: Layout) -> list[Mismatch]:

@@ -27,7 +27,7 @@ _KINDS = {
 }
 
 
-TABLES: frozenset[str] = frozenset({"flow_run_state", "flow_run", "flowstates_migration"})
+TABLES: frozenset[str] = frozenset({"flow_run_state", "flow_run", "flowstates_consumer", "flowstates_pruned", "flowstates_migration"})
 """The names of all tables that `migrate` makes, for tools that compare a database with models of their own."""
 
 

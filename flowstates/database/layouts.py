@@ -38,6 +38,7 @@ _STATE = {
     "flow_run_id": "uuid not null",
     "result_artifact_id": "uuid",
 }
+_PLACE = {"transaction": "xid8 not null", "timestamp": f"{_TIME} not null", "id": "uuid not null"}
 LAYOUTS: dict[Layout, dict[str, Table]] = {
     "flowstates": {
         "flow_run_state": Table(
@@ -74,6 +75,17 @@ LAYOUTS: dict[Layout, dict[str, Table]] = {
             },
             indexes=(Index("id", is_unique=True), Index("state_type, state_timestamp, id")),
         ),
+        "flowstates_consumer": Table(
+            columns={
+                "name": "text not null",
+                **_PLACE,
+                "missing": "xid8 not null default '0'::xid8",
+                "updated": f"{_TIME} not null default CURRENT_TIMESTAMP",
+            },
+            indexes=(Index("name", is_unique=True),),
+            checks={"ck_flowstates_consumer__name": "CHECK ((name <> ''::text))"},
+        ),
+        "flowstates_pruned": Table(columns=_PLACE, indexes=(Index("transaction, timestamp, id", is_unique=True),)),
     },
     "prefect": {
         "flow_run_state": Table(

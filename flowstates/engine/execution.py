@@ -37,12 +37,13 @@ _MOST_ROWS = 500  # of a stream's batch; a round trip each
 
 _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
     "flowstates": {
-        asyncpg.UndefinedTableError: "no flow_run_state or flow_run on the search path: run `flowstates migrate`, or await flowstates.migrate(pool)",
+        asyncpg.UndefinedTableError: "a table of flowstates is not on the search path: run `flowstates migrate`, or await flowstates.migrate(pool)",
         asyncpg.UndefinedColumnError: "these tables are not those that flowstates makes: `flowstates check` names what differs",
         asyncpg.UndefinedObjectError: "this database is not as flowstates makes it: `flowstates check` names what differs",
         **CURES,
         asyncpg.InsufficientPrivilegeError: "reading takes select on flow_run_state and flow_run; creating insert on both and update on flow_run; "
-        "deleting delete on both and update on flow_run",
+        "deleting delete on both, update on flow_run, and select, insert, update and delete on flowstates_pruned; reading a feed select on "
+        "flowstates_pruned; consuming select, insert and update on flowstates_consumer too",
     },
     "prefect": {
         asyncpg.UndefinedTableError: "no Prefect tables on the search path: is this Prefect's database, and the schema the one it uses?",

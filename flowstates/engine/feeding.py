@@ -8,9 +8,9 @@ from typing import NamedTuple, NoReturn
 
 from flowstates.engine import positions, queries
 from flowstates.engine.execution import Execution
-from flowstates.engine.positions import Position
+from flowstates.engine.positions import BEGINNING, Position
 from flowstates.engine.rows import COLUMNS, to_states
-from flowstates.errors import FlowStatesError, ForeignPositionError
+from flowstates.errors import FlowStatesError, ForeignPositionError, HistoryPrunedError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState
 
@@ -58,22 +58,26 @@ class Feed:
         """The page after a position, and its own position."""
         most = limit + 1  # one more than the page holds tells whether there is another page
         looked = most if filter is None else max(most, MOST_LOOKED_AT)
-        arguments = (*after, str(most), str(looked), "false" if self._is_known else "true")
+        place, is_first = (after.transaction, after.timestamp, after.id), "false" if self._is_known else "true"
+        arguments = (*place, str(most), str(looked), is_first, after.missing)
         rows = await self._execution.rows("read_page", *arguments, filter=filter, timeout=None)
-        fault, reached, is_held = rows[0]["fault"], rows[0]["reached"], rows[0]["is_held"] == "true"
+        fault, missing, reached, is_held = rows[0]["fault"], rows[0]["missing"], rows[0]["reached"], rows[0]["is_held"] == "true"
         if fault is not None:
-            _refuse(fault, after)
+            _refuse(fault, after, missing)
         self._is_known = True
+        if after.transaction == BEGINNING.transaction:
+            # Whoever begins at the beginning begins with what is left.
+            after = after._replace(missing=missing or "0")
         is_more = len(rows) > limit
         told = rows[:limit] if rows[0]["id"] is not None else []
         states = to_states([row[: len(COLUMNS)] for row in told])
         position, is_caught_up = after, not is_more
         if is_more:
             last = states[-1]
-            position = Position(told[-1]["transaction"], last.timestamp.astimezone(UTC).isoformat(), str(last.id))
+            position = Position(told[-1]["transaction"], last.timestamp.astimezone(UTC).isoformat(), str(last.id), after.missing)
         elif reached is not None:
             transaction, timestamp, id_, count = json.loads(reached)
-            position, is_caught_up = Position(transaction, f"{timestamp}+00:00", id_), count < looked
+            position, is_caught_up = Position(transaction, f"{timestamp}+00:00", id_, after.missing), count < looked
         # What is read on for is not held.
         blocked_by = await self._blockers() if is_held and is_caught_up else ()
         return FeedPage(states, positions.encode(position), is_caught_up, blocked_by), position
@@ -98,8 +102,10 @@ class Feed:
         )
 
 
-def _refuse(fault: str, after: Position) -> NoReturn:
+def _refuse(fault: str, after: Position, missing: str) -> NoReturn:
     match fault:
+        case "pruned":
+            raise HistoryPrunedError(positions.encode(after), positions.encode(after._replace(missing=missing)))
         case "position":
             raise ForeignPositionError(
                 "the position is of a transaction that this server has not come to: it is another cluster's, or from before a restore; begin at "

@@ -15,16 +15,24 @@ _LEAST_ID = str(UUID(int=0))
 
 
 class Position(NamedTuple):
-    """The place of a state in the order of (transaction, timestamp, id), as texts: what comes after it is to be told."""
+    """The place of a state in the order of (transaction, timestamp, id), as texts: what comes after it is to be told. Up to the transaction `missing`
+    it is known that states have gone untold."""
 
     transaction: str
     timestamp: str
     id: str
+    missing: str = "0"
 
 
-def before(transaction: str) -> Position:
+def before(transaction: str, missing: str = "0") -> Position:
     """The position before all that a transaction, or a later one, writes."""
-    return Position(transaction, "-infinity", _LEAST_ID)
+    return Position(transaction, "-infinity", _LEAST_ID, missing)
+
+
+def stored(transaction: str, timestamp: str, id: str, missing: str) -> Position:
+    """The position that the server tells, a time of UTC as JSON shows it."""
+    time = timestamp[1:-1]
+    return Position(transaction, time if time.endswith("infinity") else f"{time}+00:00", id, missing)
 
 
 BEGINNING = before("0")

@@ -11,6 +11,16 @@ with /* slot: thinned */ chosen as (
     delete from flow_run_state where ctid = any (array (select unnest(places) from locked)) returning *
 ) /* end */, run as (
     select id from locked
+), noted as (
+    -- For a feed that has not told them.
+    insert into flowstates_pruned (transaction, timestamp, id)
+    select gone.transaction, gone.timestamp, gone.id
+      from gone
+     where gone.transaction <> pg_current_xact_id()
+       and (gone.transaction, gone.timestamp, gone.id) > all (select transaction, timestamp, id from flowstates_pruned)
+     order by gone.transaction desc, gone.timestamp desc, gone.id desc
+     limit 1
+        on conflict do nothing
 ), /* slot: pruned */ total as (
     select count(*) from gone
 ), passed as (

@@ -1,4 +1,4 @@
--- read_page(transaction text, timestamp text, id text, most text, looked text, is_first text) -> many row
+-- read_page(transaction text, timestamp text, id text, most text, looked text, is_first text, missing text) -> many row
 -- The next states after a position that a filter lets through, in the order of (transaction, timestamp, id) up to the oldest transaction that is
 -- open; it looks at so many states and gives so many. One row without a state where there is none. Besides, what makes an answer untrue.
 -- What is given is looked up in a query, so that one plan serves all positions: planned anew, an empty page would cost several times as much. No page
@@ -28,6 +28,12 @@ with given as materialized (
      where (/* slot: filter */ true /* end */)
      order by state.transaction, state.timestamp, state.id
      limit $4::text::bigint
+), pruned as materialized (
+    -- The last transaction of which a state is gone that comes after the position.
+    select max(pruned.transaction) as transaction
+      from flowstates_pruned as pruned
+     where (pruned.transaction, pruned.timestamp, pruned.id)
+           > ((select transaction from given), (select timestamp from given), (select id from given))
 ), fault as materialized (
     select case -- At an older snapshot a position may be newer than that.
                 when $1::text::xid8 > bound.next
@@ -35,6 +41,7 @@ with given as materialized (
                      and (current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
                           or statement_timestamp() = transaction_timestamp())
                 then 'position'
+                when $1::text::xid8 > '0' and pruned.transaction > $7::text::xid8 then 'pruned'
                 when not $6::text::boolean then null
                 -- Of transactions that are still to come. Those that are open have lesser numbers, so it looks at none of their states.
                 when (select transaction
@@ -46,10 +53,11 @@ with given as materialized (
                 then 'states'
                 when exists (select from pg_catalog.pg_extension where extname = 'citus') then 'citus'
                 when exists (select from pg_catalog.pg_subscription_rel where srrelid = 'flow_run_state'::regclass) then 'copy'
-            end as kind
+            end as kind, pruned.transaction as missing
       from bound
+     cross join pruned
 )
-select /* slot: state */ state.* /* end */, state.transaction::text as transaction, fault.kind as fault,
+select /* slot: state */ state.* /* end */, state.transaction::text as transaction, fault.kind as fault, fault.missing::text as missing,
        -- How far it looked, where that is not how far it tells.
        case when (select count(*) from page) < $4::text::bigint
             then (select json_build_array(state.transaction::text, to_json(state.timestamp at time zone 'UTC'), state.id,

@@ -1,0 +1,130 @@
+"""Named positions: a batch is worked on in the transaction that moves its consumer's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Literal, NamedTuple
+
+import asyncpg
+
+from flowstates.engine import positions
+from flowstates.engine.connections import AnyConnection, Transaction, is_lost
+from flowstates.engine.execution import Execution
+from flowstates.engine.feeding import Blocker, Feed
+from flowstates.engine.positions import Position
+from flowstates.errors import FlowStatesError, InvalidInputError
+from flowstates.filters import FlowRunStateFilter
+from flowstates.records import FlowRunState
+
+
+class FeedBatch(NamedTuple):
+    """A page for a named consumer, and the connection of the transaction that moves its position.
+
+    What is written on `connection` takes effect with the position, or not at all. `position`, `is_caught_up` and `blocked_by` are as in FeedPage.
+    `is_taken` says that somebody else has this consumer, where `skip_locked` was asked for: there are no states then, and nothing is moved.
+    """
+
+    states: list[FlowRunState]
+    connection: AnyConnection
+    position: str
+    is_caught_up: bool
+    blocked_by: tuple[Blocker, ...]
+    is_taken: bool
+
+
+class ConsumerPosition(NamedTuple):
+    """How far a named consumer has come, and since when. `states` come after it, 100,000 standing for that or more, also those that its filter lets
+    out or that an open transaction holds; `behind` is for how long the first of them has been there, by its `created`."""
+
+    name: str
+    position: str
+    updated: datetime
+    states: int
+    behind: timedelta
+
+
+@asynccontextmanager
+async def consume(
+    execution: Execution,
+    name: str,
+    start: Position | None,
+    *,
+    is_now: bool,
+    filter: FlowRunStateFilter | None,
+    limit: int,
+    skip_locked: bool,
+    timeout: float | None,
+) -> AsyncIterator[FeedBatch]:
+    """See FlowRunStateFeed.consume. `start` is where a new consumer begins, None if that was not said; with `is_now` it begins at now."""
+    async with AsyncExitStack() as stack:
+        async with asyncio.timeout(timeout):
+            connection = await stack.enter_async_context(execution.connection())
+            own = Execution(connection, execution.layout)
+            is_joined = connection.is_in_transaction()
+            inside = await stack.enter_async_context(AsyncExitStack())
+            isolation: Literal["read_committed"] | None = None if is_joined else "read_committed"
+
+            async def begin() -> Position | None:
+                transaction = Transaction(connection, isolation, is_of_pool=execution.is_of_pool, timeout=timeout)
+                await inside.enter_async_context(transaction)
+                return await _lock(own, name, skip_locked)
+
+            before = await begin()
+            if before is None and (await own.values("consume.is_known", name, timeout=None))[0] != "true":
+                if not is_joined:
+                    # Committed before the block: what fails there is begun again from the same place, and nobody else waits for it.
+                    await inside.aclose()
+                await _begin(own, name, start, is_now)
+                before = await (_lock(own, name, skip_locked) if is_joined else begin())
+            if before is None:
+                if not skip_locked:
+                    raise FlowStatesError(f"the consumer {name!r} was deleted meanwhile")
+                batch, after = FeedBatch([], connection, "", is_caught_up=False, blocked_by=(), is_taken=True), None
+            else:
+                page, after = await Feed(own).read(before, filter, limit)
+                batch = FeedBatch(page.states, connection, page.position, page.is_caught_up, page.blocked_by, is_taken=False)
+        yield batch
+        if is_lost(connection):
+            raise asyncpg.ConnectionDoesNotExistError(f"the connection was lost in the block: the consumer {name!r} is where it was before")
+        if not connection.is_in_transaction():
+            raise FlowStatesError(f"the block has ended the transaction in which the consumer {name!r} was to be moved")
+        if after is not None and after != before:
+            async with asyncio.timeout(timeout):
+                if not await own.values("consume.move", name, *after, timeout=None):
+                    raise FlowStatesError(f"the consumer {name!r} was deleted in the block")
+
+
+async def _lock(execution: Execution, name: str, skip_locked: bool) -> Position | None:
+    rows = await execution.rows("consume.lock_free" if skip_locked else "consume.lock", name, timeout=None)
+    return positions.stored(*rows[0]) if rows else None
+
+
+async def _begin(execution: Execution, name: str, start: Position | None, is_now: bool) -> None:
+    if is_now:
+        start = await now(execution)
+    if start is None:
+        raise InvalidInputError("start", f"is to be said at the first use of the consumer {name!r}: 'beginning', 'now' or a position")
+    await execution.rows("consume.begin", name, *start, timeout=None)
+
+
+async def now(execution: Execution) -> Position:
+    """The position after all that has been told up to now."""
+    transaction, missing = (await execution.rows("now", timeout=None))[0]
+    return positions.before(transaction, missing or "0")
+
+
+async def all_positions(execution: Execution) -> list[ConsumerPosition]:
+    """How far the consumers have come, by name."""
+    return [
+        ConsumerPosition(
+            name=name,
+            position=positions.encode(positions.stored(transaction, timestamp, id_, missing)),
+            updated=datetime.fromisoformat(updated[1:-1] + "Z"),
+            states=int(states),
+            behind=timedelta(microseconds=max(0, int(behind or 0))),
+        )
+        for name, transaction, timestamp, id_, missing, updated, states, behind in await execution.rows("positions", timeout=None)
+    ]
