@@ -122,7 +122,7 @@ class FlowRunStateFeed:
         REPEATABLE READ and above that is a SerializationError where somebody else has moved it meanwhile.
 
         `timeout` is for what comes before the block, waiting for another one included, and for what comes after it. What read_page raises is raised
-        here; of HistoryPrunedError `move` with its `oldest` is the cure.
+        here; the cure of HistoryPrunedError is `move(name, error.oldest, expected=error.position)`.
         """
         name, place, is_now = _checked_name(name), *self._place("start", start)
         return consume(
@@ -142,15 +142,22 @@ class FlowRunStateFeed:
         async with asyncio.timeout(timeout):
             return await all_positions(self._execution)
 
-    async def move(self, name: str, to: str, *, timeout: float | None = None) -> None:
-        """Lets a named consumer, known or new, go on from "beginning", from "now" or from a position. It waits for who has it."""
+    async def move(self, name: str, to: str, *, expected: str | None = None, timeout: float | None = None) -> bool:
+        """Lets a named consumer, known or new, go on from "beginning", from "now" or from a position; whether it was moved. It waits for who has it.
+
+        With `expected`, a position, it is moved only if it is there: of several workers that got one HistoryPrunedError none takes the others back.
+        """
         timeout = seconds(timeout)
         name, place, is_now = _checked_name(name), *self._place("to", to)
         if place is None and not is_now:
             raise InvalidInputError("to", "is None, not 'beginning', 'now' or a position")
+        was = None if expected is None else positions.decode("expected", expected)
         async with asyncio.timeout(timeout):
             position = await now(self._execution) if place is None else place
-            await self._execution.rows("move", name, *position, timeout=None)
+            if was is None:
+                await self._execution.rows("move", name, *position, timeout=None)
+                return True
+            return bool(await self._execution.values("move.expected", name, *position, *was[:3], timeout=None))
 
     async def forget(self, name: str, *, timeout: float | None = None) -> bool:
         """Deletes a named consumer, and its position; whether there was one. It waits for who has it."""

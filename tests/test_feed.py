@@ -281,11 +281,15 @@ async def test_a_page_is_one_statement_and_what_holds_it_a_second(own_database: 
         async with pool.acquire() as slow, slow.transaction():
             await slow.execute("select pg_current_xact_id()")
             # It holds nothing, as there is nothing to tell.
-            await feed.read_page()
-            assert counts == {"read_page": 2}
+            assert (await feed.read_page()).blocked_by == ()
             await states.create_flow_run_state(uuid4(), PENDING)
+            before = counts["read_page.blocked"]
             assert (await feed.read_page()).blocked_by
-            assert counts["read_page.blocked"] == 1
+            assert (counts["read_page"], counts["read_page.blocked"]) == (1, before + 1)
+            # With a filter, and before it is known what is there, it is another statement.
+            await feed.read_page(filter=FlowRunStateFilter(types=("FAILED",)))
+            await FlowRunStateFeed(pool).read_page()
+            assert counts["read_page"] == 3
 
 
 async def foreign(pool: Pool, *, ahead: int) -> tuple[UUID, UUID]:

@@ -137,13 +137,13 @@ async def test_a_consumer_is_held_by_one_at_a_time(own: Pool) -> None:
 
 
 async def test_several_at_once_share_the_work(own: Pool) -> None:
+    """Also its first use, at which each of them may find that another has just made the consumer."""
     feed = FlowRunStateFeed(own)
     ids = [await create(own) for _ in range(20)]
-    await feed.move("billing", "beginning")
 
     async def consume() -> None:
         while True:
-            async with feed.consume("billing", limit=1) as batch:
+            async with feed.consume("billing", start="beginning", limit=1) as batch:
                 await work(batch)
                 if not batch.states:
                     return
@@ -230,6 +230,20 @@ async def test_positions_say_how_far_each_is_behind(own: Pool) -> None:
     assert [one.name for one in await feed.positions()] == ["b"]
 
 
+async def test_a_consumer_is_moved_from_where_it_was_expected_and_not_back(own: Pool) -> None:
+    feed = FlowRunStateFeed(own)
+    await create(own)
+    begin = await feed.now()
+    assert not await feed.move("billing", "now", expected=begin)
+    assert await feed.move("billing", begin)
+    await create(own)
+    async with feed.consume("billing") as batch:
+        assert len(batch.states) == 1
+    assert not await feed.move("billing", begin, expected=begin)
+    assert await feed.move("billing", begin, expected=batch.position)
+    assert (await feed.positions())[0].states == 1
+
+
 class Pruned:
     """A run that goes, and one that stays, and what a reader has of them."""
 
@@ -288,7 +302,7 @@ async def test_what_was_taken_behind_a_position_is_said_and_what_is_left_is_told
     with pytest.raises(HistoryPrunedError) as caught:
         async with at.feed.consume("billing"):
             pass
-    await at.feed.move("billing", caught.value.oldest)
+    assert await at.feed.move("billing", caught.value.oldest, expected=caught.value.position)
     async with at.feed.consume("billing") as batch:
         assert [state.id for state in batch.states] == left
     async with at.feed.consume("new", start="beginning", limit=1) as batch:
@@ -414,6 +428,7 @@ def test_what_cannot_be_consumed_is_refused_by_name(pool: Pool, field: str, ask:
         ("name", lambda feed: feed.move("", "now")),
         ("to", lambda feed: feed.move("a", "later")),
         ("to", lambda feed: feed.move("a", None)),
+        ("expected", lambda feed: feed.move("a", "now", expected="now")),
         ("timeout", lambda feed: feed.move("a", "now", timeout="1")),
         ("name", lambda feed: feed.forget(None)),
         ("timeout", lambda feed: feed.forget("a", timeout="1")),

@@ -192,9 +192,12 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
     "flowstates": {
         **BOTH,
         "read_page": PAGES_OF_A_FEED,
-        "read_page.blocked": NO_TABLE,
+        "read_page.next": {"": Guard(FEED, 3)},
+        "read_page.blocked": {"": Guard(FEED, 3)},
         "now": NO_TABLE,
-        **dict.fromkeys(("consume.lock", "consume.lock_free", "consume.is_known", "consume.begin", "consume.move", "forget"), NO_TABLE),
+        **dict.fromkeys(
+            ("consume.lock", "consume.lock_free", "consume.is_known", "consume.begin", "consume.move", "move.expected", "forget"), NO_TABLE
+        ),
         "move": {"": Guard({"pk_flowstates_consumer"})},
         "positions": {"": Guard(FEED, 2)},
         "read_current_flow_run_state": {"": Guard(HISTORY, ordered=True)},
@@ -353,8 +356,10 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "prefect prune.states": (*PREFECTS_OLD, *KEPT, "false", "false"),
     "prefect prune.states_dry": (*PREFECTS_OLD, *KEPT, "true"),
     "prefect prune.artifacts": (*PREFECTS_OLD, *KEPT, "true", "false"),
-    "read_page": (*PLACE, "501", "10000", "true", "0"),
+    "read_page": (*PLACE, "501", "10000", "true"),
+    "read_page.next": (*PLACE, "501"),
     **dict.fromkeys(("consume.lock", "consume.lock_free", "consume.is_known", "forget"), ("billing",)),
+    "move.expected": ("billing", *PLACE, "0", *PLACE),
     **dict.fromkeys(("consume.begin", "consume.move", "move"), ("billing", *PLACE, "0")),
     "create_flow_run_states.present": (json.dumps([[RUN_7, "RUNNING", id, *CONTENT] for id in IDS]),),
 }

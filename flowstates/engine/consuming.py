@@ -73,12 +73,15 @@ async def consume(
                 return await _lock(own, name, skip_locked)
 
             before = await begin()
-            if before is None and (await own.values("consume.is_known", name, timeout=None))[0] != "true":
-                if not is_joined:
-                    # Committed before the block: what fails there is begun again from the same place, and nobody else waits for it.
-                    await inside.aclose()
-                await _begin(own, name, start, is_now)
-                before = await (_lock(own, name, skip_locked) if is_joined else begin())
+            if before is None:
+                is_known = (await own.values("consume.is_known", name, timeout=None))[0] == "true"
+                if not is_known:
+                    if not is_joined:
+                        # Committed before the block: what fails there is begun again from the same place, and nobody else waits for it.
+                        await inside.aclose()
+                    await _begin(own, name, start, is_now)
+                # It is there now, of somebody else's making perhaps, or somebody else has it.
+                before = await (_lock(own, name, skip_locked) if is_joined or is_known else begin())
             if before is None:
                 if not skip_locked:
                     raise FlowStatesError(f"the consumer {name!r} was deleted meanwhile")

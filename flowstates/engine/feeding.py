@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, timedelta
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from flowstates.engine import positions, queries
 from flowstates.engine.execution import Execution
@@ -13,6 +13,9 @@ from flowstates.engine.rows import COLUMNS, to_states
 from flowstates.errors import FlowStatesError, ForeignPositionError, HistoryPrunedError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState
+
+if TYPE_CHECKING:
+    import asyncpg
 
 MOST_LOOKED_AT = 10_000
 """States that a page with a filter looks at, so that a rare type does not take one through the table."""
@@ -56,31 +59,42 @@ class Feed:
 
     async def read(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, Position]:
         """The page after a position, and its own position."""
-        most = limit + 1  # one more than the page holds tells whether there is another page
-        looked = most if filter is None else max(most, MOST_LOOKED_AT)
-        place, is_first = (after.transaction, after.timestamp, after.id), "false" if self._is_known else "true"
-        arguments = (*place, str(most), str(looked), is_first, after.missing)
-        rows = await self._execution.rows("read_page", *arguments, filter=filter, timeout=None)
-        fault, missing, reached, is_held = rows[0]["fault"], rows[0]["missing"], rows[0]["reached"], rows[0]["is_held"] == "true"
-        if fault is not None:
-            _refuse(fault, after, missing)
-        self._is_known = True
-        if after.transaction == BEGINNING.transaction:
-            # Whoever begins at the beginning begins with what is left.
-            after = after._replace(missing=missing or "0")
+        rows, looked = await self._rows(after, filter, limit)
+        first, missing = rows[0], rows[0]["missing"]
+        is_at_beginning = after.transaction == BEGINNING.transaction
+        if missing is not None and int(missing) > int(after.missing):
+            if not is_at_beginning:
+                raise HistoryPrunedError(positions.encode(after), positions.encode(after._replace(missing=missing)))
+            after = after._replace(missing=missing)  # whoever begins at the beginning begins with what is left
         is_more = len(rows) > limit
-        told = rows[:limit] if rows[0]["id"] is not None else []
+        told = rows[:limit] if first["id"] is not None else []
         states = to_states([row[: len(COLUMNS)] for row in told])
         position, is_caught_up = after, not is_more
-        if is_more:
+        if not is_more and filter is not None:
+            # It has gone on past what the filter lets out.
+            if first["reached"] is not None:
+                transaction, timestamp, id_, count = json.loads(first["reached"])
+                position, is_caught_up = Position(transaction, f"{timestamp}+00:00", id_, after.missing), count < looked
+        elif told:
             last = states[-1]
             position = Position(told[-1]["transaction"], last.timestamp.astimezone(UTC).isoformat(), str(last.id), after.missing)
-        elif reached is not None:
-            transaction, timestamp, id_, count = json.loads(reached)
-            position, is_caught_up = Position(transaction, f"{timestamp}+00:00", id_, after.missing), count < looked
         # What is read on for is not held.
-        blocked_by = await self._blockers() if is_held and is_caught_up else ()
-        return FeedPage(states, positions.encode(position), is_caught_up, blocked_by), position
+        is_held = is_caught_up and not states and first["is_open"] == "true"
+        return FeedPage(states, positions.encode(position), is_caught_up, await self._blockers() if is_held else ()), position
+
+    async def _rows(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[list[asyncpg.Record], int]:
+        """One row more than the page has, if there is one, and how many states were looked at for them at most."""
+        place, most = (after.transaction, after.timestamp, after.id), limit + 1
+        if filter is None and self._is_known:
+            rows = await self._execution.rows("read_page.next", *place, str(most), timeout=None)
+            if rows[0]["is_ahead"] == "false":
+                return rows, most
+        looked = most if filter is None else max(most, MOST_LOOKED_AT)
+        rows = await self._execution.rows("read_page", *place, str(most), str(looked), str(not self._is_known), filter=filter, timeout=None)
+        if rows[0]["fault"] is not None:
+            _refuse(rows[0]["fault"], after)
+        self._is_known = True
+        return rows, looked
 
     def can_reconnect(self) -> bool:
         """Whether another connection may be had after one is lost: of a pool that is not closed. What it then leads to is looked at anew."""
@@ -102,10 +116,8 @@ class Feed:
         )
 
 
-def _refuse(fault: str, after: Position, missing: str) -> NoReturn:
+def _refuse(fault: str, after: Position) -> NoReturn:
     match fault:
-        case "pruned":
-            raise HistoryPrunedError(positions.encode(after), positions.encode(after._replace(missing=missing)))
         case "position":
             raise ForeignPositionError(
                 "the position is of a transaction that this server has not come to: it is another cluster's, or from before a restore; begin at "

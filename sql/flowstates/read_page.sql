@@ -1,4 +1,4 @@
--- read_page(transaction text, timestamp text, id text, most text, looked text, is_first text, missing text) -> many row
+-- read_page(transaction text, timestamp text, id text, most text, looked text, is_first text) -> many row
 -- The next states after a position that a filter lets through, in the order of (transaction, timestamp, id) up to the oldest transaction that is
 -- open; it looks at so many states and gives so many. One row without a state where there is none. Besides, what makes an answer untrue.
 -- What is given is looked up in a query, so that one plan serves all positions: planned anew, an empty page would cost several times as much. No page
@@ -7,7 +7,7 @@ with given as materialized (
     select $1::text::xid8 as transaction, $2::text::timestamptz as timestamp, $3::text::uuid as id, $5::text::bigint as looked
 ), bound as materialized (
     -- Of the snapshot that the states are read with: nobody can write below the horizon any more, and what was committed there is seen.
-    select snapshot, pg_snapshot_xmin(snapshot) as horizon, pg_snapshot_xmax(snapshot) as newest,
+    select pg_snapshot_xmin(snapshot) as horizon, pg_snapshot_xmax(snapshot) as newest,
            -- The number that the next transaction gets, which age() counts from; in a transaction that has a number it counts from that.
            (pg_snapshot_xmax(snapshot)::text::bigint + greatest(age(pg_snapshot_xmax(snapshot)::xid), 0))::text::xid8 as next
       from pg_current_snapshot() as taken (snapshot)
@@ -28,12 +28,6 @@ with given as materialized (
      where (/* slot: filter */ true /* end */)
      order by state.transaction, state.timestamp, state.id
      limit $4::text::bigint
-), pruned as materialized (
-    -- The last transaction of which a state is gone that comes after the position.
-    select max(pruned.transaction) as transaction
-      from flowstates_pruned as pruned
-     where (pruned.transaction, pruned.timestamp, pruned.id)
-           > ((select transaction from given), (select timestamp from given), (select id from given))
 ), fault as materialized (
     select case -- At an older snapshot a position may be newer than that.
                 when $1::text::xid8 > bound.next
@@ -41,7 +35,6 @@ with given as materialized (
                      and (current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
                           or statement_timestamp() = transaction_timestamp())
                 then 'position'
-                when $1::text::xid8 > '0' and pruned.transaction > $7::text::xid8 then 'pruned'
                 when not $6::text::boolean then null
                 -- Of transactions that are still to come. Those that are open have lesser numbers, so it looks at none of their states.
                 when (select transaction
@@ -53,11 +46,18 @@ with given as materialized (
                 then 'states'
                 when exists (select from pg_catalog.pg_extension where extname = 'citus') then 'citus'
                 when exists (select from pg_catalog.pg_subscription_rel where srrelid = 'flow_run_state'::regclass) then 'copy'
-            end as kind, pruned.transaction as missing
+            end as kind
       from bound
-     cross join pruned
 )
-select /* slot: state */ state.* /* end */, state.transaction::text as transaction, fault.kind as fault, fault.missing::text as missing,
+select /* slot: state */ state.* /* end */, state.transaction::text as transaction, fault.kind as fault,
+       -- The last transaction of which a state is gone that comes after the position.
+       (select pruned.transaction
+          from flowstates_pruned as pruned
+         where (pruned.transaction, pruned.timestamp, pruned.id)
+               > ((select transaction from given), (select timestamp from given), (select id from given))
+         order by pruned.transaction desc, pruned.timestamp desc, pruned.id desc
+         limit 1)::text as missing,
+       (bound.horizon < bound.newest)::text as is_open,
        -- How far it looked, where that is not how far it tells.
        case when (select count(*) from page) < $4::text::bigint
             then (select json_build_array(state.transaction::text, to_json(state.timestamp at time zone 'UTC'), state.id,
@@ -65,19 +65,7 @@ select /* slot: state */ state.* /* end */, state.transaction::text as transacti
                     from looked as state
                    order by state.transaction desc, state.timestamp desc, state.id desc
                    limit 1)
-        end as reached,
-       -- Whether committed states wait for an open transaction, where nothing else is told. Between those that are open, since what these have
-       -- written would be gone through in vain.
-       (not exists (select from page)
-        and exists (select
-                      from (select xid, lead(xid, 1, bound.newest) over (order by xid) as next
-                              from (select bound.horizon as xid union select pg_snapshot_xip(bound.snapshot)) as open) as gap
-                     cross join lateral (
-                           select transaction
-                             from flow_run_state
-                            where transaction > gap.xid and transaction < gap.next
-                            order by transaction
-                            limit 1) as told))::text as is_held
+        end as reached
   from bound
  cross join fault
   left join page as state on true
