@@ -22,7 +22,24 @@ pytestmark = pytest.mark.once
 
 __all__ = ["plain_environment", "url"]  # fixtures
 
-COMMANDS = ("demo", "migrate", "check", "create", "list", "runs", "timeline", "durations", "counts", "show", "delete", "import", "export", "prune")
+COMMANDS = (
+    "demo",
+    "migrate",
+    "check",
+    "create",
+    "list",
+    "runs",
+    "timeline",
+    "durations",
+    "counts",
+    "show",
+    "delete",
+    "import",
+    "export",
+    "prune",
+    "tail",
+    "consumers",
+)
 
 
 # Help

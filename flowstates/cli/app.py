@@ -28,6 +28,7 @@ from flowstates.cli.questions import counts, durations
 from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_slow_questions, print_states
 from flowstates.cli.runs import runs
 from flowstates.cli.states import create, delete, deletion, show
+from flowstates.cli.tail import consumers, tail
 from flowstates.cli.timeline import timeline
 from flowstates.database.migrations import migration_script, migration_sql, unknown_migrations
 from flowstates.database.mismatches import Mismatch
@@ -247,6 +248,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "delete": delete,
     "import": import_states,
     "export": export_states,
+    "tail": tail,
+    "consumers": consumers,
 }
 for _name, _function in _COMMANDS.items():
     app.command(_name, cls=_Command)(_function)

@@ -19,6 +19,7 @@ from flowstates.engine.connections import AnyConnection
 from flowstates.engine.connections import ask as ask_catalog
 from flowstates.engine.pages import MOST_OF_A_PAGE
 from flowstates.errors import InvalidInputError
+from flowstates.feed import FlowRunStateFeed
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository
@@ -251,6 +252,17 @@ def ask_retention(url: str | None, option: LayoutName | None, work: Callable[[Fl
     async def run(connection: AnyConnection) -> T:
         await _refuse_prefects_table(connection, layout)
         return await work(FlowRunStateRetention(connection, layout=layout.value))
+
+    return ask(url, run, layout=layout.value)
+
+
+def ask_feed(url: str | None, work: Callable[[FlowRunStateFeed], Awaitable[T]]) -> T:
+    """What `work` returns for the feed of a database."""
+    layout = layout_of(None)
+
+    async def run(connection: AnyConnection) -> T:
+        await _refuse_prefects_table(connection, layout)
+        return await work(FlowRunStateFeed(connection, layout=layout.value))
 
     return ask(url, run, layout=layout.value)
 

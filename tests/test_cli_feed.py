@@ -1,0 +1,99 @@
+"""flowstates tail and flowstates consumers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from flowstates import FlowRunStateFeed, FlowRunStateRepository, StateType
+from tests.conftest import Connection
+from tests.feeds import told
+from tests.test_cli import ROOT, plain_environment, run
+
+pytestmark = pytest.mark.versions
+
+__all__ = ["plain_environment"]  # a fixture
+
+
+def create(dsn: str, *types: StateType, delete: UUID | None = None) -> list[UUID]:
+    """States of runs of their own, which may be told."""
+
+    async def work() -> list[UUID]:
+        connection: Connection = await asyncpg.connect(dsn)
+        states = FlowRunStateRepository(connection)
+        if delete is not None:
+            state = await states.read_flow_run_state(delete)
+            assert state is not None
+            await states.delete_flow_run_states(flow_run_ids=[state.flow_run_id])
+        made = [(await states.create_flow_run_state(uuid4(), type_)).id for type_ in types]
+        await told(FlowRunStateFeed(connection), None, made)
+        await connection.close()
+        return made
+
+    return asyncio.run(asyncio.wait_for(work(), 200))
+
+
+def ids(done_records: list[dict[str, str]]) -> list[UUID]:
+    return [UUID(record["id"]) for record in done_records]
+
+
+def test_tail_once_prints_what_there_is(own_database: str) -> None:
+    made = create(own_database, StateType.PENDING, StateType.FAILED, StateType.RUNNING)
+    options = ("--once", "--database-url", own_database)
+    assert run("tail", *options).out.count("\n") == 2  # the head
+    done = run("tail", "--beginning", *options)
+    assert (done.code, done.err) == (0, "")
+    assert [line.split()[3] for line in done.out.splitlines()[2:]] == ["PENDING", "FAILED", "RUNNING"] or done.out.count("\n") == 5
+    assert ids(run("tail", "--beginning", "--json", *options).records) == made
+    assert ids(run("tail", "--beginning", "--type", "failed", "--json", *options).records) == made[1:2]
+
+
+def test_a_consumer_goes_on_where_it_was(own_database: str) -> None:
+    options = ("--database-url", own_database)
+    assert run("consumers", *options).err == "error: no consumers\n"
+    first = create(own_database, StateType.PENDING)
+    tail = ("tail", "--once", "--json", "--name", "billing", *options)
+    assert run(*tail).out == ""  # it begins with new ones
+    made = create(own_database, StateType.PENDING, StateType.RUNNING)
+    done = run("consumers", "--json", *options)
+    (record,) = done.records
+    assert (record["name"], record["states"]) == ("billing", 2)
+    assert record["behind"] > 0
+    assert ids(run(*tail).records) == made
+    assert run(*tail).out == ""
+    assert ids(run("tail", "--once", "--json", "--beginning", "--name", "all", *options).records) == [*first, *made]
+    done = run("consumers", *options)
+    assert [line.split()[:2] for line in done.out.splitlines()[2:]] == [["all", "0"], ["billing", "0"]]
+
+
+def test_what_was_pruned_is_said_and_the_rest_is_printed(own_database: str) -> None:
+    tail = ("tail", "--once", "--json", "--name", "billing", "--beginning", "--database-url", own_database)
+    run(*tail)
+    create(own_database, StateType.PENDING)
+    run(*tail)
+    (gone,) = create(own_database, StateType.PENDING)
+    made = create(own_database, StateType.RUNNING, delete=gone)
+    done = run(*tail)
+    assert ids(done.records) == made
+    assert "were pruned" in done.err
+
+
+def test_tail_goes_on_until_ctrl_c(own_database: str) -> None:
+    command = [sys.executable, "-m", "flowstates.cli", "tail", "--json", "--name", "billing", "--beginning", "--database-url", own_database]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        for _ in range(2):
+            (made,) = create(own_database, StateType.FAILED)
+            assert UUID(json.loads(following.stdout.readline())["id"]) == made
+        following.send_signal(signal.SIGINT)
+        assert (following.wait(60), following.stdout.read(), following.stderr.read()) == (130, "", "")
