@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from benchmarks import currents, pruning, reading, records, windows, writers, writing
+from benchmarks import currents, feed, pruning, reading, records, windows, writers, writing
 from benchmarks.shared import Row, compare, settings_here, settings_of, table, write_json
 from benchmarks.tables import LEAST_STATES, STATES, STATES_IN_SHORT
 from flowstates.database.embedded import embedded_postgres
@@ -23,9 +23,10 @@ GROUPS: dict[str, Callable[..., Coroutine[Any, Any, list[Row]]]] = {
     "currents": currents.measure,
     "windows": windows.measure,
     "pruning": pruning.measure,
+    "feed": feed.measure,
     "records": records.measure,
 }
-BY_SIZE = ("reading", "currents", "windows", "pruning")
+BY_SIZE = ("reading", "currents", "windows", "pruning", "feed")
 
 
 async def _run(dsn: str, groups: list[str], short: bool, states: int) -> tuple[dict[str, dict[str, str]], list[Row]]:
