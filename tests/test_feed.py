@@ -347,6 +347,16 @@ async def test_a_copy_by_logical_replication_is_refused_by_name(own: Pool) -> No
         await own.execute(f"drop subscription {subscription}")
 
 
+async def test_a_database_with_citus_is_refused_by_name(own: Pool) -> None:
+    insert = "insert into pg_extension select 9999, 'citus', extowner, extnamespace, false, extversion from pg_extension limit 1"
+    async with own.acquire() as connection, connection.transaction():
+        await connection.execute("set local allow_system_table_mods = on")
+        await connection.execute(insert)
+        with pytest.raises(FlowStatesError, match="Citus"):
+            await FlowRunStateFeed(connection).read_page()
+        await connection.execute("delete from pg_extension where extname = 'citus'")
+
+
 @pytest.mark.parametrize(
     ("field", "ask"),
     [

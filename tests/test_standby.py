@@ -14,16 +14,20 @@ import pytest
 
 from flowstates import (
     FlowRunStateAnalytics,
+    FlowRunStateFeed,
     FlowRunStateFilter,
     FlowRunStateRepository,
     FlowRunStateRetention,
     NewFlowRunState,
+    StateType,
     check,
     check_plans,
     create_pool,
     migrate,
 )
+from flowstates.engine import positions
 from tests.conftest import Connection, Pool
+from tests.feeds import told
 from tests.messages import noted
 from tests.standby import Pair, primary_and_standby
 from tests.writers import ISOLATION
@@ -158,6 +162,29 @@ async def test_on_a_server_that_was_made_read_only_too(pair: Pair, name: str) ->
             with pytest.raises(asyncpg.ReadOnlySQLTransactionError) as caught:
                 await WRITES[name](source)
             assert any(CURE in note for note in caught.value.__notes__)
+
+
+async def test_a_feed_is_told_on_a_standby_as_on_the_primary(pair: Pair) -> None:
+    async with create_pool(pair.primary) as primary, create_pool(pair.standby) as standby:
+        ours, theirs, states = FlowRunStateFeed(primary), FlowRunStateFeed(standby), FlowRunStateRepository(primary)
+        first = await states.create_flow_run_state(uuid4(), StateType.PENDING)
+        found, position = await told(ours, None, [first.id])
+        await pair.caught_up()
+        assert await told(theirs, None, [first.id]) == (found, position)
+        async with primary.acquire() as slow, slow.transaction():
+            late = await FlowRunStateRepository(slow).create_flow_run_state(uuid4(), StateType.PENDING)
+            quick = await states.create_flow_run_state(uuid4(), StateType.PENDING)
+            await pair.caught_up()
+            # It waits for what is open on the primary, and cannot say what that is.
+            assert await theirs.read_page(position) == ([], position, True, ())
+        await pair.caught_up()
+        assert (await told(theirs, position, [late.id, quick.id]))[0] == [late.id, quick.id]
+        # A position of the primary's may be ahead of what has been replayed.
+        ahead = positions.encode(positions.before(str(10**9)))
+        assert (await theirs.read_page(ahead)).states == []
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            async with theirs.consume("billing", start="now"):
+                pass
 
 
 async def test_a_migration_says_it_too(pair: Pair) -> None:
