@@ -61,6 +61,36 @@ create table flow_run (
 -- The runs in a state, by the time since when; those that moved in a window.
 create index ix_flow_run__state_type_state_timestamp_id on flow_run (state_type, state_timestamp, id);
 
+-- Places of states that went with their run, or in a prune: the last one counts. A row a delete, as deletes do not wait for each other; none where
+-- one is known that lies behind.
+create table flowstates_pruned (
+    transaction xid8        not null,
+    timestamp   timestamptz not null,
+    id          uuid        not null,
+
+    constraint pk_flowstates_pruned primary key (transaction, timestamp, id)
+);
+
+-- The last place counts, so those before it go, but none that another transaction holds. At an older snapshot such a delete would be undone.
+create function keep_last_pruned() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('search_path', quote_ident(tg_table_schema) || ', pg_temp', true);
+    if current_setting('transaction_isolation') not in ('repeatable read', 'serializable') then
+        delete from flowstates_pruned
+         where ctid = any (array (
+               select ctid
+                 from flowstates_pruned as pruned
+                where (transaction, timestamp, id)
+                      < (select transaction, timestamp, id from flowstates_pruned order by transaction desc, timestamp desc, id desc limit 1)
+                  for update skip locked));
+    end if;
+    return null;
+end
+$$;
+
+create trigger tr_flowstates_pruned__insert after insert on flowstates_pruned
+    for each statement execute function keep_last_pruned();
+
 -- After deletes of states, whoever sent them: their runs' rows let go of what went. No temporary object comes before those that are meant, as a
 -- cascade runs this with the rights of the tables' owner. A plan is kept for all sizes of the tables and of what is deleted: without sequential
 -- scans, and with `offset 0`, it goes from what went to the runs by their ids.
@@ -69,6 +99,8 @@ declare
     run_id  uuid;
     emptied uuid[] := '{}';
     rows    bigint;
+    is_left boolean := false; -- whether a row of these runs is there
+    is_gone boolean := false; -- or one is not
 begin
     -- The tables are those beside the one that was deleted from. It holds until the function ends.
     perform set_config('search_path', quote_ident(tg_table_schema) || ', pg_temp', true);
@@ -88,35 +120,39 @@ begin
     for run_id in
         select run.id
           from (select distinct flow_run_id from gone) as asked
-         cross join lateral (select id from flow_run where id = asked.flow_run_id offset 0) as run
+          left join lateral (select id from flow_run where id = asked.flow_run_id offset 0) as run on true
          order by run.id
     loop
+        if run_id is null then
+            is_gone := true; -- it went in the same statement
+            continue;
+        end if;
+        is_left := true;
         update flow_run set state_id = flow_run.state_id where id = run_id;
     end loop;
-    if not found then
-        return null; -- they went in the same statement
+    if is_left then
+        -- Queries of their own, as the first has waited: these see what it waited for.
+        for run_id in
+            select run.id
+              from gone
+             cross join lateral (select id from flow_run where id = gone.flow_run_id and state_id = gone.id offset 0) as run
+        loop
+            update flow_run
+               set state_id = newest.id, state_type = newest.type, state_name = newest.name, state_timestamp = newest.timestamp
+              from (select id, type, name, timestamp
+                      from flow_run_state
+                     where flow_run_id = run_id
+                     order by timestamp desc
+                     limit 1) as newest
+             where flow_run.id = run_id;
+            continue when found;
+            if exists (select from flow_run_state where flow_run_id = run_id) then
+                raise exception 'flow_run goes on to name a deleted state of run %', run_id
+                    using hint = 'a trigger on flow_run or row level security keeps its row back';
+            end if;
+            emptied := emptied || run_id;
+        end loop;
     end if;
-    -- Queries of their own, as the first has waited: these see what it waited for.
-    for run_id in
-        select run.id
-          from gone
-         cross join lateral (select id from flow_run where id = gone.flow_run_id and state_id = gone.id offset 0) as run
-    loop
-        update flow_run
-           set state_id = newest.id, state_type = newest.type, state_name = newest.name, state_timestamp = newest.timestamp
-          from (select id, type, name, timestamp
-                  from flow_run_state
-                 where flow_run_id = run_id
-                 order by timestamp desc
-                 limit 1) as newest
-         where flow_run.id = run_id;
-        continue when found;
-        if exists (select from flow_run_state where flow_run_id = run_id) then
-            raise exception 'flow_run goes on to name a deleted state of run %', run_id
-                using hint = 'a trigger on flow_run or row level security keeps its row back';
-        end if;
-        emptied := emptied || run_id;
-    end loop;
     if cardinality(emptied) > 0 then
         delete from flow_run where id = any (emptied);
         get diagnostics rows = row_count;
@@ -124,6 +160,21 @@ begin
             raise exception 'flow_run keeps the rows of % runs that have no state left', cardinality(emptied) - rows
                 using hint = 'a trigger on flow_run or row level security keeps them back';
         end if;
+    end if;
+    if is_gone or cardinality(emptied) > 0 then
+        -- For a feed that has not told them. What the same transaction has stored nobody was to be told.
+        insert into flowstates_pruned (transaction, timestamp, id)
+        select last.transaction, last.timestamp, last.id
+          from (select gone.transaction, gone.timestamp, gone.id
+                  from gone
+                 where gone.transaction <> pg_current_xact_id()
+                   and (not is_left
+                        or gone.flow_run_id not in (
+                           select flow_run.id from flow_run where flow_run.id = any (array (select distinct flow_run_id from gone))))
+                 order by gone.transaction desc, gone.timestamp desc, gone.id desc
+                 limit 1) as last
+         where (last.transaction, last.timestamp, last.id) > all (select transaction, timestamp, id from flowstates_pruned)
+            on conflict do nothing;
     end if;
     return null;
 end
@@ -133,6 +184,26 @@ create trigger tr_flow_run_state__delete after delete on flow_run_state
     referencing old table as gone for each statement execute function follow_deleted_states();
 create trigger tr_flow_run_state__truncate after truncate on flow_run_state
     for each statement execute function follow_deleted_states();
+
+create function note_truncated_states() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('search_path', quote_ident(tg_table_schema) || ', pg_temp', true);
+    -- A snapshot that is kept may not have the last of them.
+    insert into flowstates_pruned (transaction, timestamp, id)
+    select pg_current_xact_id(), 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff'
+     where current_setting('transaction_isolation') in ('repeatable read', 'serializable')
+     union all
+    (select transaction, timestamp, id
+       from flow_run_state
+      order by transaction desc, timestamp desc, id desc
+      limit 1)
+        on conflict do nothing;
+    return null;
+end
+$$;
+
+create trigger tr_flow_run_state__truncated before truncate on flow_run_state
+    for each statement execute function note_truncated_states();
 
 -- After deletes of runs' rows: a state without its run's row would be followed by nothing, so it goes too. A row that the same statement has put
 -- back keeps its states.
