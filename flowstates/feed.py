@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any
 
 from flowstates.engine import positions
 from flowstates.engine.connections import PoolOrConnection
-from flowstates.engine.consuming import ConsumerPosition, FeedBatch, all_positions, consume, now
+from flowstates.engine.consuming import ConsumerPosition, FeedBatch, all_positions, consume
 from flowstates.engine.execution import Execution
-from flowstates.engine.feeding import Blocker, Feed, FeedPage
+from flowstates.engine.feeding import Blocker, Feed, FeedPage, OwnFeed, PrefectFeed
 from flowstates.engine.following import follow
 from flowstates.engine.positions import BEGINNING, Position
-from flowstates.errors import InvalidInputError
+from flowstates.errors import InvalidInputError, ReadOnlyLayoutError
 from flowstates.filters import FlowRunStateFilter, checked_filter
 from flowstates.values import Layout, flag, kind_of, seconds, shown, storable_text
 
@@ -32,21 +33,31 @@ class FlowRunStateFeed:
     open transaction that has written, on any database of the server, holds the feed until it ends; FeedPage.blocked_by says which. Who only reads
     holds nothing.
 
+    On the layout `prefect` nothing is installed, and no order of commits is stored. The order there is that of `updated`, the time at which a state
+    was sent by the clock of who sent it, and id. A state is told when every transaction has ended that was open `clock_slack` seconds after that
+    time, by the database's clock; so it is told that much later, and at the next look. Any open transaction of that database holds the feed, also
+    one that only reads. States are skipped where a sender's clock is behind by more than the slack, or where somebody writes with a time from
+    before. A named consumer takes a table of ours: ReadOnlyLayoutError. Read it outside of a transaction at REPEATABLE READ or above, and on the
+    primary.
+
     Deleted states are not told, and nothing says that they went. `timeout` is in seconds and for the whole call, as in FlowRunStateRepository.
     """
 
-    def __init__(self, pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates") -> None:
+    def __init__(self, pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates", clock_slack: float = 5.0) -> None:
         self._execution = Execution(pool_or_connection, layout)
-        if self._execution.layout != "flowstates":
-            raise InvalidInputError("layout", "is 'prefect', and a feed is of our own tables: Prefect's states have no order of commits")
-        self._feed = Feed(self._execution)
+        if isinstance(clock_slack, bool) or not isinstance(clock_slack, int | float) or not 0 <= clock_slack <= _MOST_SECONDS:
+            raise InvalidInputError("clock_slack", f"is {shown(clock_slack)}, not a number of seconds")
+        is_own = self._execution.layout == "flowstates"
+        self._feed: Feed[Any] = OwnFeed(self._execution) if is_own else PrefectFeed(self._execution, clock_slack)
 
     async def read_page(
         self, after: str | None = None, *, filter: FlowRunStateFilter | None = None, limit: int = 500, timeout: float | None = None
     ) -> FeedPage:
         """The next states after a position, at most `limit`, 10,000 at most; from the beginning without a position.
 
-        One round trip; a second one asks what holds the feed, where a page is empty and committed states wait. An empty page has a position too.
+        One round trip; a second one asks what holds the feed, where a page is empty and committed states wait. An empty page has a position too. On
+        the layout `prefect` each page says up to where the next one may go, so the first one of all takes one more, and to get on is to go on from
+        the position of each page, also of an empty one.
 
         A position is good for any filter. With a filter a page looks at 10,000 states at most, so it may be empty, or not be full, and not be caught
         up. A filter with `current` is refused: a feed tells each state as it came.
@@ -61,7 +72,7 @@ class FlowRunStateFeed:
         restore of a dump; FlowStatesError for what cannot be ordered: a copy by logical replication, a database with Citus.
         """
         timeout = seconds(timeout)
-        arguments = self._start(after), _checked(filter), _checked_limit(limit)
+        arguments = self._feed.start(after), _checked(filter), _checked_limit(limit)
         async with asyncio.timeout(timeout):
             page, _ = await self._feed.read(*arguments)
             return page
@@ -90,13 +101,16 @@ class FlowRunStateFeed:
             raise InvalidInputError("poll", f"is {shown(poll)}, not a number of seconds")
         if wake is not None and not isinstance(wake, asyncio.Event):
             raise InvalidInputError("wake", f"is {kind_of(wake)}, not an asyncio.Event")
-        return aclosing(follow(self._feed, self._start(after), _checked(filter), _checked_limit(limit), poll, wake))
+        return aclosing(follow(self._feed, self._feed.start(after), _checked(filter), _checked_limit(limit), poll, wake))
 
     async def now(self, *, timeout: float | None = None) -> str:
-        """The position after all that has been told up to now: what open transactions store comes after it."""
+        """The position after all that has been told up to now: what open transactions store comes after it.
+
+        On the layout `prefect` that is `clock_slack` seconds before the oldest open transaction began.
+        """
         timeout = seconds(timeout)
         async with asyncio.timeout(timeout):
-            return positions.encode(await now(self._execution))
+            return positions.encode(await self._feed.now())
 
     def consume(
         self,
@@ -124,6 +138,7 @@ class FlowRunStateFeed:
         `timeout` is for what comes before the block, waiting for another one included, and for what comes after it. What read_page raises is raised
         here; the cure of HistoryPrunedError is `move(name, error.oldest, expected=error.position)`.
         """
+        self._refuse_prefect()
         name, place, is_now = _checked_name(name), *self._place("start", start)
         return consume(
             self._execution,
@@ -138,6 +153,7 @@ class FlowRunStateFeed:
 
     async def positions(self, *, timeout: float | None = None) -> list[ConsumerPosition]:
         """How far all named consumers have come, by name. For each it reads up to 100,000 entries of an index."""
+        self._refuse_prefect()
         timeout = seconds(timeout)
         async with asyncio.timeout(timeout):
             return await all_positions(self._execution)
@@ -147,13 +163,14 @@ class FlowRunStateFeed:
 
         With `expected`, a position, it is moved only if it is there: of several workers that got one HistoryPrunedError none takes the others back.
         """
+        self._refuse_prefect()
         timeout = seconds(timeout)
         name, place, is_now = _checked_name(name), *self._place("to", to)
         if place is None and not is_now:
             raise InvalidInputError("to", "is None, not 'beginning', 'now' or a position")
-        was = None if expected is None else positions.decode("expected", expected)
+        was = None if expected is None else positions.decode("expected", expected, Position)
         async with asyncio.timeout(timeout):
-            position = await now(self._execution) if place is None else place
+            position = await OwnFeed(self._execution).now() if place is None else place
             if was is None:
                 await self._execution.rows("move", name, *position, timeout=None)
                 return True
@@ -161,6 +178,7 @@ class FlowRunStateFeed:
 
     async def forget(self, name: str, *, timeout: float | None = None) -> bool:
         """Deletes a named consumer, and its position; whether there was one. It waits for who has it."""
+        self._refuse_prefect()
         timeout = seconds(timeout)
         name = _checked_name(name)
         async with asyncio.timeout(timeout):
@@ -171,10 +189,11 @@ class FlowRunStateFeed:
         """The position that is meant, None for none; and whether now is meant."""
         if value is None or value == "now":
             return None, value == "now"
-        return BEGINNING if value == "beginning" else positions.decode(field, value), False
+        return BEGINNING if value == "beginning" else positions.decode(field, value, Position), False
 
-    def _start(self, after: str | None) -> Position:
-        return BEGINNING if after is None else positions.decode("after", after)
+    def _refuse_prefect(self) -> None:
+        if self._execution.layout == "prefect":
+            raise ReadOnlyLayoutError("a named consumer takes a table of flowstates: on Prefect's, keep the position of read_page or follow yourself")
 
 
 def _checked(filter: FlowRunStateFilter | None) -> FlowRunStateFilter | None:

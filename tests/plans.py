@@ -93,7 +93,7 @@ async def load(connection: Connection, layout: Layout, *, first: int = 1, fillfa
         await migrate(connection)
     await connection.execute("set session_replication_role = replica")
     # One transaction a run, of which no index can skip many at once.
-    column, value = ("", "") if layout == "prefect" else (", transaction", ", (1000 + run)::text::xid8")
+    column, value = (", updated", ", begun") if layout == "prefect" else (", transaction", ", (1000 + run)::text::xid8")
     await connection.execute(_STATES.format(first=first, column=column, value=value))
     if layout == "flowstates":
         await connection.execute(_NUMBERS)

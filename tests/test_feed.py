@@ -29,6 +29,7 @@ from flowstates import (
     migrate,
 )
 from flowstates.engine import positions
+from flowstates.engine.positions import Position
 from tests.conftest import Connection, Pool
 from tests.faults import folder_for_a_server
 from tests.feeds import held, told
@@ -384,10 +385,10 @@ async def test_what_cannot_be_asked_is_refused_by_name(pool: Pool, field: str, a
 async def test_a_position_that_was_changed_is_refused() -> None:
     text = positions.encode(positions.before("700"))
     assert re.fullmatch(r"[\w-]+", text)
-    assert positions.decode("after", text) == positions.before("700")
+    assert positions.decode("after", text, Position) == positions.before("700")
     for place in range(len(text)):
         with pytest.raises(InvalidInputError):
-            positions.decode("after", text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :])
+            positions.decode("after", text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :], Position)
 
 
 async def test_on_a_connection_whose_settings_are_its_own(own_database: str) -> None:

@@ -33,7 +33,8 @@ ID = {"pk_flow_run_state", "flow_run_state_pkey"}
 HISTORY = {"uq_flow_run_state__flow_run_id_timestamp", "uq_flow_run_state__flow_run_id_timestamp_desc"}
 TIME = {"ix_flow_run_state__timestamp_id"}
 FEED = {"ix_flow_run_state__transaction_timestamp_id"}
-NAME, TYPE = {"ix_flow_run_state__name"}, {"ix_flow_run_state__type"}  # Prefect's
+UPDATED = {"ix_flow_run_state__updated"}  # Prefect's, as those below
+NAME, TYPE = {"ix_flow_run_state__name"}, {"ix_flow_run_state__type"}
 ALL = {WHOLE}
 RUN = {"pk_flow_run", "flow_run_pkey"}
 CURRENT = {"ix_flow_run__state_type_state_timestamp_id"}
@@ -187,6 +188,7 @@ BOTH: dict[str, dict[str, Guard]] = {
 }
 # A page of a feed looks at so many states, whatever its filter lets through.
 PAGES_OF_A_FEED = {case: Guard(FEED, 3) for case in FILTERS}
+PREFECTS_PAGES_OF_A_FEED = {case: Guard(UPDATED, 3) for case in FILTERS}
 NO_TABLE = {"": Guard(set())}
 GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
     "flowstates": {
@@ -258,6 +260,9 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
         "prune.oldest": {"": Guard(CURRENT, 9)},
     },
     "prefect": {
+        "read_page": PREFECTS_PAGES_OF_A_FEED,
+        "read_page.blocked": NO_TABLE,
+        "now": NO_TABLE,
         **BOTH,
         "read_current_flow_run_state": {"": Guard(RUN | ID, 2, a_row=A_RUN, ordered=True)},
         "read_current_flow_run_states": {"": Guard(RUN | ID, 20, a_row=A_RUN, ordered=True)},
@@ -356,6 +361,8 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "prefect prune.states": (*PREFECTS_OLD, *KEPT, "false", "false"),
     "prefect prune.states_dry": (*PREFECTS_OLD, *KEPT, "true"),
     "prefect prune.artifacts": (*PREFECTS_OLD, *KEPT, "true", "false"),
+    "prefect read_page": (MIDDLE.isoformat(), NEW, LATE.isoformat(), "501", "10000", "5 seconds", "false"),
+    "prefect read_page.blocked": ("5 seconds", "false"),
     "read_page": (*PLACE, "501", "10000", "true"),
     "read_page.next": (*PLACE, "501"),
     **dict.fromkeys(("consume.lock", "consume.lock_free", "consume.is_known", "forget"), ("billing",)),

@@ -18,6 +18,7 @@ from flowstates import (
     FlowRunStateFilter,
     FlowRunStateRepository,
     FlowRunStateRetention,
+    FlowStatesError,
     NewFlowRunState,
     StateType,
     check,
@@ -29,6 +30,7 @@ from flowstates.engine import positions
 from tests.conftest import Connection, Pool
 from tests.feeds import told
 from tests.messages import noted
+from tests.servers import PREFECT_TABLES
 from tests.standby import Pair, primary_and_standby
 from tests.writers import ISOLATION
 
@@ -185,6 +187,17 @@ async def test_a_feed_is_told_on_a_standby_as_on_the_primary(pair: Pair) -> None
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             async with theirs.consume("billing", start="now"):
                 pass
+
+
+async def test_a_feed_of_prefects_tables_is_refused_by_name(pair: Pair) -> None:
+    async with create_pool(pair.primary) as primary, create_pool(pair.standby) as standby:
+        async with primary.acquire() as connection:
+            await connection.execute(f"create schema prefects; set search_path = prefects; {PREFECT_TABLES}")
+        await pair.caught_up()
+        async with standby.acquire() as connection:
+            await connection.execute("set search_path = prefects")
+            with pytest.raises(FlowStatesError, match="standby"):
+                await FlowRunStateFeed(connection, layout="prefect").read_page()
 
 
 async def test_a_migration_says_it_too(pair: Pair) -> None:

@@ -13,7 +13,7 @@ import asyncpg
 from flowstates.engine import positions
 from flowstates.engine.connections import AnyConnection, Transaction, is_lost
 from flowstates.engine.execution import Execution
-from flowstates.engine.feeding import Blocker, Feed
+from flowstates.engine.feeding import Blocker, OwnFeed
 from flowstates.engine.positions import Position
 from flowstates.errors import FlowStatesError, InvalidInputError
 from flowstates.filters import FlowRunStateFilter
@@ -87,7 +87,7 @@ async def consume(
                     raise FlowStatesError(f"the consumer {name!r} was deleted meanwhile")
                 batch, after = FeedBatch([], connection, "", is_caught_up=False, blocked_by=(), is_taken=True), None
             else:
-                page, after = await Feed(own).read(before, filter, limit)
+                page, after = await OwnFeed(own).read(before, filter, limit)
                 batch = FeedBatch(page.states, connection, page.position, page.is_caught_up, page.blocked_by, is_taken=False)
         yield batch
         if is_lost(connection):
@@ -107,16 +107,10 @@ async def _lock(execution: Execution, name: str, skip_locked: bool) -> Position 
 
 async def _begin(execution: Execution, name: str, start: Position | None, is_now: bool) -> None:
     if is_now:
-        start = await now(execution)
+        start = await OwnFeed(execution).now()
     if start is None:
         raise InvalidInputError("start", f"is to be said at the first use of the consumer {name!r}: 'beginning', 'now' or a position")
     await execution.rows("consume.begin", name, *start, timeout=None)
-
-
-async def now(execution: Execution) -> Position:
-    """The position after all that has been told up to now."""
-    transaction, missing = (await execution.rows("now", timeout=None))[0]
-    return positions.before(transaction, missing or "0")
 
 
 async def all_positions(execution: Execution) -> list[ConsumerPosition]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, timedelta
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Generic, NamedTuple, NoReturn
 
 from flowstates.engine import positions, queries
-from flowstates.engine.execution import Execution
-from flowstates.engine.positions import BEGINNING, Position
+from flowstates.engine.execution import Argument, Execution
+from flowstates.engine.positions import BEGINNING, PREFECTS_BEGINNING, AnyPosition, Position, PrefectPosition
 from flowstates.engine.rows import COLUMNS, to_states
 from flowstates.errors import FlowStatesError, ForeignPositionError, HistoryPrunedError
 from flowstates.filters import FlowRunStateFilter
@@ -50,11 +51,53 @@ class FeedPage(NamedTuple):
     blocked_by: tuple[Blocker, ...]
 
 
-class Feed:
-    """What pages are read from. The first page of it looks at what does not change: whether the states are of this cluster."""
+class Feed(ABC, Generic[AnyPosition]):
+    """What pages are read from."""
+
+    kind: type[AnyPosition]
+    beginning: AnyPosition
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
+
+    def start(self, after: str | None) -> AnyPosition:
+        """The position of a text; InvalidInputError for another layout's."""
+        return self.beginning if after is None else positions.decode("after", after, self.kind)
+
+    @abstractmethod
+    async def read(self, after: AnyPosition, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, AnyPosition]:
+        """The page after a position, and its own position."""
+
+    @abstractmethod
+    async def now(self) -> AnyPosition:
+        """The position after all that has been told up to now."""
+
+    def can_reconnect(self) -> bool:
+        """Whether another connection may be had after one is lost: of a pool that is not closed."""
+        return self._execution.is_open_pool
+
+    async def _blockers(self, *arguments: Argument) -> tuple[Blocker, ...]:
+        rows = await self._execution.rows("read_page.blocked", *arguments, timeout=None)
+        return tuple(
+            Blocker(
+                pid=None if pid is None else int(pid),
+                database=database,
+                application_name=application_name or None,
+                age=None if age is None else timedelta(microseconds=max(0, int(age))),
+                is_prepared=gid is not None,
+                gid=gid,
+            )
+            for pid, database, application_name, age, gid in rows
+        )
+
+
+class OwnFeed(Feed[Position]):
+    """That of our own tables, in the order of transactions. Its first page looks at what does not change: whether the states are of this cluster."""
+
+    kind, beginning = Position, BEGINNING
+
+    def __init__(self, execution: Execution) -> None:
+        super().__init__(execution)
         self._is_known = False
 
     async def read(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, Position]:
@@ -97,26 +140,65 @@ class Feed:
         return rows, looked
 
     def can_reconnect(self) -> bool:
-        """Whether another connection may be had after one is lost: of a pool that is not closed. What it then leads to is looked at anew."""
+        """See Feed. What the connection then leads to is looked at anew."""
         self._is_known = False
-        return self._execution.is_open_pool
+        return super().can_reconnect()
 
-    async def _blockers(self) -> tuple[Blocker, ...]:
-        rows = await self._execution.rows("read_page.blocked", timeout=None)
-        return tuple(
-            Blocker(
-                pid=None if pid is None else int(pid),
-                database=database,
-                application_name=application_name or None,
-                age=None if age is None else timedelta(microseconds=max(0, int(age))),
-                is_prepared=gid is not None,
-                gid=gid,
-            )
-            for pid, database, application_name, age, gid in rows
-        )
+    async def now(self) -> Position:
+        """See Feed."""
+        transaction, missing = (await self._execution.rows("now", timeout=None))[0]
+        return positions.before(transaction, missing or "0")
 
 
-def _refuse(fault: str, after: Position) -> NoReturn:
+class PrefectFeed(Feed[PrefectPosition]):
+    """That of Prefect's tables, in the order of `updated`, which is of the clock of who sent a state: clocks may differ by `slack`, in seconds."""
+
+    kind, beginning = PrefectPosition, PREFECTS_BEGINNING
+
+    def __init__(self, execution: Execution, slack: float) -> None:
+        super().__init__(execution)
+        self._slack, self._interval = timedelta(seconds=slack), f"{slack:f} seconds"
+
+    async def read(self, after: PrefectPosition, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, PrefectPosition]:
+        """See Feed. Before the first page of all it asks up to where one may be told."""
+        if after == PREFECTS_BEGINNING:
+            after = await self._looked(after)
+        most = limit + 1
+        looked = most if filter is None else max(most, MOST_LOOKED_AT)
+        place = after.updated, after.id, after.bound
+        is_joined = str(await self._is_joined())
+        rows = await self._execution.rows("read_page", *place, str(most), str(looked), self._interval, is_joined, filter=filter, timeout=None)
+        first = rows[0]
+        if first["fault"] is not None:
+            _refuse(first["fault"], after)
+        states = to_states([row[: len(COLUMNS)] for row in rows[:limit] if row["id"] is not None])
+        position, is_caught_up = after.looked(positions.stored_time(first["begun"]), first["unseen"] or ""), len(rows) <= limit
+        if not is_caught_up:
+            position = position._replace(updated=states[-1].updated.astimezone(UTC).isoformat(), id=str(states[-1].id))
+        elif first["reached"] is not None:
+            updated, id_, count = json.loads(first["reached"])
+            position, is_caught_up = position._replace(updated=f"{updated}+00:00", id=id_), count < looked
+        blocked_by = await self._blockers(self._interval, is_joined) if is_caught_up and first["is_held"] == "true" else ()
+        return FeedPage(states, positions.encode(position), is_caught_up, blocked_by), position
+
+    async def now(self) -> PrefectPosition:
+        """See Feed. From `slack` before the oldest transaction on that is open, as what is sent by it or later may have such a time."""
+        now = await self._looked(self.beginning)
+        begun = now.next_bound if now.unseen else now.bound
+        return now._replace(updated=(datetime.fromisoformat(begun) - self._slack).isoformat())
+
+    async def _is_joined(self) -> bool:
+        if self._execution.is_of_pool:
+            return False
+        async with self._execution.connection() as connection:
+            return connection.is_in_transaction()
+
+    async def _looked(self, after: PrefectPosition) -> PrefectPosition:
+        begun, unseen = (await self._execution.rows("now", timeout=None))[0]
+        return after.looked(positions.stored_time(begun), unseen or "")
+
+
+def _refuse(fault: str, after: Position | PrefectPosition) -> NoReturn:
     match fault:
         case "position":
             raise ForeignPositionError(
@@ -131,6 +213,13 @@ def _refuse(fault: str, after: Position) -> NoReturn:
                 "written now would be told before them, or be skipped; `mend` is the SQL that gives them a number of this cluster",
                 None,
                 queries.catalog("mend_transactions"),
+            )
+        case "standby":
+            raise FlowStatesError("a feed of Prefect's tables is not read on a standby, which does not know what is open on the primary: ask that")
+        case "snapshot":
+            raise FlowStatesError(
+                "a feed of Prefect's tables is not read in a transaction at REPEATABLE READ or above, whose snapshot does not see what was committed "
+                "since it began"
             )
         case "citus":
             raise FlowStatesError("a feed needs the transactions of one server, and this database has Citus, whose nodes each count their own")

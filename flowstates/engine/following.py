@@ -11,7 +11,7 @@ from random import uniform
 import asyncpg
 
 from flowstates.engine.feeding import Feed, FeedPage
-from flowstates.engine.positions import Position
+from flowstates.engine.positions import AnyPosition
 from flowstates.filters import FlowRunStateFilter
 
 _logger = logging.getLogger("flowstates")
@@ -32,7 +32,7 @@ _LOST = (
 
 
 async def follow(
-    feed: Feed, after: Position, filter: FlowRunStateFilter | None, limit: int, poll: float, wake: asyncio.Event | None
+    feed: Feed[AnyPosition], after: AnyPosition, filter: FlowRunStateFilter | None, limit: int, poll: float, wake: asyncio.Event | None
 ) -> AsyncGenerator[FeedPage, None]:
     """The pages after a position that have states, as they come."""
     pause = 0.0
