@@ -16,6 +16,7 @@ import pytest
 from flowstates import FlowRunStateFeed, FlowRunStateRepository, StateType
 from tests.conftest import Connection
 from tests.feeds import told
+from tests.servers import PREFECT_TABLES
 from tests.test_cli import ROOT, plain_environment, run
 
 pytestmark = pytest.mark.versions
@@ -84,6 +85,24 @@ def test_what_was_pruned_is_said_and_the_rest_is_printed(own_database: str) -> N
     done = run(*tail)
     assert ids(done.records) == made
     assert "were pruned" in done.err
+
+
+def test_tail_of_prefects_tables(own_dsn: str) -> None:
+    async def work() -> UUID:
+        connection: Connection = await asyncpg.connect(own_dsn)
+        await connection.execute(PREFECT_TABLES)
+        run = await connection.fetchval("insert into flow_run default values returning id")
+        insert = "insert into flow_run_state (flow_run_id, type, name, updated) values ($1, 'FAILED', 'x', now() - interval '1 h') returning id"
+        made: UUID = await connection.fetchval(insert, run)
+        await connection.close()
+        return made
+
+    made = asyncio.run(work())
+    options = ("--database-url", own_dsn, "--layout", "prefect")
+    assert ids(run("tail", "--once", "--json", "--beginning", *options).records) == [made]
+    assert run("tail", "--once", "--json", *options).out == ""
+    done = run("tail", "--once", "--name", "billing", *options)
+    assert (done.code, "a named consumer takes a table of flowstates" in done.err) == (2, True)
 
 
 def test_tail_goes_on_until_ctrl_c(own_database: str) -> None:

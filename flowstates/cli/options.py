@@ -256,9 +256,9 @@ def ask_retention(url: str | None, option: LayoutName | None, work: Callable[[Fl
     return ask(url, run, layout=layout.value)
 
 
-def ask_feed(url: str | None, work: Callable[[FlowRunStateFeed], Awaitable[T]]) -> T:
+def ask_feed(url: str | None, option: LayoutName | None, work: Callable[[FlowRunStateFeed], Awaitable[T]]) -> T:
     """What `work` returns for the feed of a database."""
-    layout = layout_of(None)
+    layout = layout_of(option)
 
     async def run(connection: AnyConnection) -> T:
         await _refuse_prefects_table(connection, layout)

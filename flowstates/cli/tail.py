@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flowstates.cli.lines import TIME, Lines, print_columns
-from flowstates.cli.options import DatabaseUrl, Json, Types, all_of, ask_feed, end_with_nothing, filter_of
+from flowstates.cli.options import DatabaseUrl, Json, LayoutOption, Types, all_of, ask_feed, end_with_nothing, filter_of
 from flowstates.cli.render import json_time, print_error_line, print_json_lines, print_states
 from flowstates.cli.terminal import output
 from flowstates.engine.consuming import ConsumerPosition
@@ -39,6 +39,7 @@ def tail(
     beginning: Annotated[bool, typer.Option("--beginning", help="Begin with the oldest state; with --name, at its first use.")] = False,
     once: Annotated[bool, typer.Option("--once", help="End when all is told that may be told now.")] = False,
     database_url: DatabaseUrl = None,
+    layout: LayoutOption = None,
     json: Json = False,
 ) -> None:
     """Print new states as they are committed, until Ctrl-C.
@@ -64,7 +65,7 @@ def tail(
             await _consume(feed, name, "beginning" if beginning else "now", filter, show, once=once)
 
     try:
-        ask_feed(database_url, work)
+        ask_feed(database_url, layout, work)
     except KeyboardInterrupt:
         raise typer.Exit(CODE) from None
 
@@ -102,7 +103,7 @@ async def _consume(feed: FlowRunStateFeed, name: str, start: str, filter: FlowRu
 
 def consumers(database_url: DatabaseUrl = None, json: Json = False) -> None:
     """Print how far the named consumers of the feed have come, and how far each is behind."""
-    found = ask_feed(database_url, lambda feed: feed.positions())
+    found = ask_feed(database_url, None, lambda feed: feed.positions())
     if not found:
         end_with_nothing("no consumers")
     if json:
