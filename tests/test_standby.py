@@ -329,7 +329,7 @@ async def test_a_stream_that_recovery_ends(pair: Pair, cancelling: Cancelling) -
             await anext(stream)
             await cancelling.once(primary)
             async with asyncio.timeout(30):
-                while await is_waiting():
+                while await is_waiting():  # noqa: ASYNC110 (the server tells nobody)
                     await asyncio.sleep(0.02)
                 await asyncio.sleep(0.05)
             return 1 if is_left else 1 + len([state async for state in stream])
