@@ -278,7 +278,7 @@ async def test_a_page_is_one_statement_and_what_holds_it_a_second(own_database: 
     async with create_pool(own_database, connection_class=kind) as pool:
         feed, states = FlowRunStateFeed(pool), FlowRunStateRepository(pool)
         assert await feed.read_page() == ([], positions.encode(positions.BEGINNING), True, ())
-        assert counts == {"read_page": 1}
+        assert counts["read_page"] == 1
         async with pool.acquire() as slow, slow.transaction():
             await slow.execute("select pg_current_xact_id()")
             # It holds nothing, as there is nothing to tell.

@@ -159,7 +159,7 @@ async def test_a_worker_that_is_killed_leaves_nothing_half(own_database: str, ow
     feed, state = FlowRunStateFeed(own), await create(own)
     await feed.move("billing", "beginning")
     connection = await asyncpg.connect(own_database)
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):  # noqa: PT012
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):  # noqa: PT012
         async with FlowRunStateFeed(connection).consume("billing") as batch:
             await work(batch)
             if at == "block":

@@ -364,7 +364,7 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "prefect read_page": (MIDDLE.isoformat(), NEW, LATE.isoformat(), "501", "10000", "5 seconds", "false"),
     "prefect read_page.blocked": ("5 seconds", "false"),
     "read_page": (*PLACE, "501", "10000", "true"),
-    "read_page.next": (*PLACE, "501"),
+    "read_page.next": (*PLACE, "0", "501"),
     **dict.fromkeys(("consume.lock", "consume.lock_free", "consume.is_known", "forget"), ("billing",)),
     "move.expected": ("billing", *PLACE, "0", *PLACE),
     **dict.fromkeys(("consume.begin", "consume.move", "move"), ("billing", *PLACE, "0")),

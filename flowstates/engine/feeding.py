@@ -103,7 +103,7 @@ class OwnFeed(Feed[Position]):
     async def read(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, Position]:
         """The page after a position, and its own position."""
         rows, looked = await self._rows(after, filter, limit)
-        first, missing = rows[0], rows[0]["missing"]
+        first, missing = rows[0], rows[0].get("missing")
         is_at_beginning = after.transaction == BEGINNING.transaction
         if missing is not None and int(missing) > int(after.missing):
             if not is_at_beginning:
@@ -129,8 +129,8 @@ class OwnFeed(Feed[Position]):
         """One row more than the page has, if there is one, and how many states were looked at for them at most."""
         place, most = (after.transaction, after.timestamp, after.id), limit + 1
         if filter is None and self._is_known:
-            rows = await self._execution.rows("read_page.next", *place, str(most), timeout=None)
-            if rows[0]["is_ahead"] == "false":
+            rows = await self._execution.rows("read_page.next", *place, after.missing, str(most), timeout=None)
+            if rows[0]["is_doubtful"] == "false":
                 return rows, most
         looked = most if filter is None else max(most, MOST_LOOKED_AT)
         rows = await self._execution.rows("read_page", *place, str(most), str(looked), str(not self._is_known), filter=filter, timeout=None)

@@ -1,26 +1,25 @@
--- read_page.next(transaction text, timestamp text, id text, most text) -> many row
+-- read_page.next(transaction text, timestamp text, id text, missing text, most text) -> many row
 -- The same without a filter, where it was looked at what can make an answer untrue: who follows a feed asks this again and again, and an empty page
--- costs half of what it would cost with all of that. One row without a state where there is none.
+-- costs half of what it would cost with all of that. It says whether all of that is to be asked. One row without a state where there is none.
+-- What is given is looked up in a row, so that it is read once, and one plan serves all positions.
 select /* slot: state */ state.* /* end */, state.transaction::text as transaction,
-       (select pruned.transaction
-          from flowstates_pruned as pruned
-         where (pruned.transaction, pruned.timestamp, pruned.id) > ($1::text::xid8, $2::text::timestamptz, $3::text::uuid)
-         order by pruned.transaction desc, pruned.timestamp desc, pruned.id desc
-         limit 1)::text as missing,
-       (pg_snapshot_xmin(pg_current_snapshot()) < pg_snapshot_xmax(pg_current_snapshot()))::text as is_open,
-       -- As a position is that comes from another cluster, say.
-       ($1::text::xid8 > pg_snapshot_xmax(pg_current_snapshot()))::text as is_ahead
-  from (values (1)) as answer
-  left join (
+       (pg_snapshot_xmin(given.snapshot) < pg_snapshot_xmax(given.snapshot))::text as is_open,
+       -- As a position is that comes from another cluster, say, or one behind which more is gone than it knows.
+       (given.transaction > pg_snapshot_xmax(given.snapshot)
+        or exists (select
+                     from flowstates_pruned as pruned
+                    where (pruned.transaction, pruned.timestamp, pruned.id) > (given.transaction, given.timestamp, given.id)
+                      and pruned.transaction > given.missing))::text as is_doubtful
+  from (values (pg_current_snapshot(), $1::text::xid8, $2::text::timestamptz, $3::text::uuid, $4::text::xid8, $5::text::bigint))
+       as given (snapshot, transaction, timestamp, id, missing, most)
+  left join lateral (
        select state.*
          from (select state.*
                  from flow_run_state as state
-                -- What is given is looked up in a query, so that one plan serves all positions.
-                where (state.transaction, state.timestamp, state.id)
-                      > ((select $1::text::xid8), (select $2::text::timestamptz), (select $3::text::uuid))
-                  and state.transaction < pg_snapshot_xmin(pg_current_snapshot())
+                where (state.transaction, state.timestamp, state.id) > (given.transaction, given.timestamp, given.id)
+                  and state.transaction < pg_snapshot_xmin(given.snapshot)
                 order by state.transaction, state.timestamp, state.id
                 limit 10001) as state
         order by state.transaction, state.timestamp, state.id
-        limit (select $4::text::bigint)) as state on true
+        limit given.most) as state on true
  order by state.transaction, state.timestamp, state.id;
