@@ -22,6 +22,7 @@ __all__ = ["Blocker", "ConsumerPosition", "FeedBatch", "FeedPage", "FlowRunState
 
 MOST_OF_A_PAGE = 10_000
 _MOST_SECONDS = 10**9
+_LONGEST_NAME = 500  # characters; an entry of an index takes 2,700 bytes
 
 
 class FlowRunStateFeed:
@@ -48,7 +49,7 @@ class FlowRunStateFeed:
         if isinstance(clock_slack, bool) or not isinstance(clock_slack, int | float) or not 0 <= clock_slack <= _MOST_SECONDS:
             raise InvalidInputError("clock_slack", f"is {shown(clock_slack)}, not a number of seconds")
         is_own = self._execution.layout == "flowstates"
-        self._feed: Feed[Any] = OwnFeed(self._execution) if is_own else PrefectFeed(self._execution, clock_slack)
+        self._feed: Feed[Any] = OwnFeed(self._execution) if is_own else PrefectFeed(self._execution, float(clock_slack))
 
     async def read_page(
         self, after: str | None = None, *, filter: FlowRunStateFilter | None = None, limit: int = 500, timeout: float | None = None
@@ -130,7 +131,7 @@ class FlowRunStateFeed:
         holds what is told to others, so keep the block short; what is done outside of it, as a mail that is sent, may be done again.
 
         At its first use a consumer is to be given a `start`: "beginning", "now" or a position. That is committed before the block begins.
-        Later on `start` says nothing.
+        Later on `start` says nothing. A name has 500 characters at most.
 
         In a transaction that is open on the caller's connection it is a savepoint, and the position is moved when that transaction commits. At
         REPEATABLE READ and above that is a SerializationError where somebody else has moved it meanwhile.
@@ -212,6 +213,8 @@ def _checked_limit(limit: int) -> int:
 def _checked_name(name: str) -> str:
     if not isinstance(name, str) or not name:
         raise InvalidInputError("name", f"is {shown(name)}, not the name of a consumer")
+    if len(name) > _LONGEST_NAME:
+        raise InvalidInputError("name", f"has {len(name):,} characters, and a consumer's name {_LONGEST_NAME} at most")
     try:
         return storable_text(name)
     except ValueError as error:

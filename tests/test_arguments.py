@@ -7,11 +7,12 @@ import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
@@ -29,8 +30,10 @@ from flowstates import (
     FlowRunState,
     FlowRunStateAnalytics,
     FlowRunStateConflictError,
+    FlowRunStateFeed,
     FlowRunStateFilter,
     FlowRunStateRepository,
+    ForeignPositionError,
     InvalidInputError,
     NewFlowRunState,
     StateDetails,
@@ -42,6 +45,7 @@ from flowstates import (
     embedded_postgres,
     migrate,
 )
+from flowstates.engine import positions
 from flowstates.values import Layout
 from tests.conftest import Connection, Pool
 from tests.test_round_trip import FIELDS, same
@@ -93,6 +97,23 @@ class Model(BaseModel):
     id: UUID = RUN
 
 
+class SixtyFour:
+    """An integer of another library, as numpy has one: it is of no subclass of int, and does what an int does."""
+
+    def __index__(self) -> int:
+        return 1
+
+    __int__ = __index__
+
+    def __float__(self) -> float:
+        return 1.0
+
+    def __le__(self, _: Any) -> bool:
+        return True
+
+    __lt__ = __ge__ = __gt__ = __le__
+
+
 def recursive() -> list[Any]:
     value: list[Any] = []
     value.append(value)
@@ -106,11 +127,14 @@ def deep(levels: int) -> list[Any]:
     return value
 
 
+BEGINNING, PREFECTS_BEGINNING = positions.encode(positions.BEGINNING), positions.encode(positions.PREFECTS_BEGINNING)
 FIXED = [
     None, True, False, 0, 1, -1, 2**31, 2**63, 10**5000, -(10**5000), 0.0, 1.5, -0.5, 1e300, float("nan"), float("inf"), float("-inf"),
     1j, Decimal("NaN"), Decimal(1), Fraction(1, 3), Number.ONE, OtherNumber.TWO,
     "", "x", "\0", "\ud800", "é☃", "x" * 100_000, "\t\n\\.", "RUNNING", "running", "run", "time", "flowstates", "prefect", "None", "5", "nan",
     str(RUN), RUN.hex, f"{{{RUN}}}", f"urn:uuid:{RUN}", "2024-03-05T12:00:00Z", "2024-03-05T12:00:00", "2024-03-05", "0001-01-01T00:00:00+14:00",
+    "now", "beginning", Text("now"), Text(BEGINNING), BEGINNING, BEGINNING[:-1], BEGINNING + "A", BEGINNING.swapcase(), BEGINNING + "=",
+    f" {BEGINNING}", PREFECTS_BEGINNING, "".join(map(chr, range(1, 55_000))), SixtyFour(),
     Text("RUNNING"), Text(str(RUN)), StateType.PAUSED, *Word,
     b"", b"RUNNING", RUN.bytes, bytearray(b"x"), memoryview(b"x"),
     RUN, OtherUUID(int=6), pgproto.UUID(str(RUN)), uuid_utils.uuid7(),
@@ -176,7 +200,7 @@ def valid() -> dict[str, Any]:
     return {
         "flow_run_state_id": uuid4(), "flow_run_id": uuid4(), "flow_run_ids": [uuid4()], "last": 2, "at": NOON, "limit": 10, "type": "RUNNING",
         "states": [NewFlowRunState(flow_run_id=uuid4(), type="RUNNING")], "since": NOON, "until": NOON + timedelta(hours=2),
-        "step": timedelta(hours=1), "filter": FlowRunStateFilter(flow_run_ids=[RUN]), "timeout": 30,
+        "step": timedelta(hours=1), "filter": FlowRunStateFilter(flow_run_ids=[RUN]), "timeout": 30, "name": "arguments", "to": "now", "start": "now",
     }  # fmt: skip
 
 
@@ -186,12 +210,27 @@ async def read_stream(states: FlowRunStateRepository, **arguments: Any) -> None:
             pass
 
 
+async def follow(feed: FlowRunStateFeed, **arguments: Any) -> None:
+    with suppress(TimeoutError):
+        async with feed.follow(**arguments) as pages, asyncio.timeout(0.01):
+            async for _ in pages:
+                pass
+
+
+async def consume(feed: FlowRunStateFeed, **arguments: Any) -> None:
+    async with feed.consume(**arguments):
+        pass
+
+
+BLOCKS: dict[str, Callable[..., Awaitable[object]]] = {"stream_flow_run_states": read_stream, "follow": follow, "consume": consume}
+
+
 def targets(source: Any) -> list[Target]:
     found = []
-    for instance in (FlowRunStateRepository(source), FlowRunStateAnalytics(source)):
+    for instance in (FlowRunStateRepository(source), FlowRunStateAnalytics(source), FlowRunStateFeed(source)):
         for name, method in inspect.getmembers(instance, inspect.ismethod):
             if not name.startswith("_"):
-                call = method if inspect.iscoroutinefunction(method) else lambda states=instance, **arguments: read_stream(states, **arguments)
+                call = method if inspect.iscoroutinefunction(method) else partial(BLOCKS[name], instance)
                 found.append(Target(name, call, list(inspect.signature(method).parameters)))
     return found
 
@@ -208,6 +247,8 @@ def connection_of_the_module(loop: asyncio.AbstractEventLoop, layout_dsns: dict[
     """All examples in one event loop and on one connection."""
     connection = loop.run_until_complete(asyncpg.connect(layout_dsns["flowstates"]))
     yield connection
+    names = [value for value in FIXED if isinstance(value, str) and "\0" not in value and value.isprintable()]
+    loop.run_until_complete(connection.execute("delete from flowstates_consumer where name = any ($1)", [*names, "arguments"]))
     loop.run_until_complete(connection.close())
 
 
@@ -225,10 +266,14 @@ async def attempt(target: Target, arguments: dict[str, Any], changed: set[str], 
         return await target.call(**arguments)
     except InvalidInputError as error:
         assert_names(error, changed)
-        source.assert_untouched()
+        if target.name != "consume" or arguments.get("start") is not None:  # else it depends on whether the consumer is known
+            source.assert_untouched()
         return None
     except (UnexpectedStateError, FlowRunStateConflictError, ContentionError):
         assert target.name == "create_flow_run_state"
+        return None
+    except ForeignPositionError:
+        assert "after" in changed
         return None
     except TimeoutError:
         assert "timeout" in changed
@@ -297,6 +342,8 @@ def test_what_is_created_reads_back_equal(
 CONSTRUCTORS: dict[str, tuple[Callable[..., object], list[str]]] = {
     "FlowRunStateRepository": (FlowRunStateRepository, ["pool_or_connection", "layout", "transitions"]),
     "FlowRunStateAnalytics": (FlowRunStateAnalytics, ["pool_or_connection", "layout"]),
+    "FlowRunStateFeed": (FlowRunStateFeed, ["pool_or_connection", "layout", "clock_slack"]),
+    "FlowRunStateFeed of Prefect's": (partial(FlowRunStateFeed, layout="prefect"), ["pool_or_connection", "clock_slack"]),
     "FlowRunStateFilter": (FlowRunStateFilter, [*FlowRunStateFilter.model_fields, "unknown"]),
     "NewFlowRunState": (NewFlowRunState, [*KEPT, "unknown"]),
     "StateDetails": (StateDetails, [*FIELDS, "unknown"]),
@@ -371,6 +418,87 @@ async def test_a_timeout_is_checked_where_nothing_is_asked(what: str) -> None:
     await NOTHING[what](create_pool(), 5)
 
 
+SECONDS: list[Any] = [Number.ONE, OtherNumber.TWO, 1, 0.25, 1e9, 1e-300]
+NO_SECONDS: list[Any] = [
+    True, "1", "1 second", None, timedelta(seconds=1), Decimal(1), Fraction(1, 3), SixtyFour(), -1, -0.5, float("nan"), float("inf"), 1e10, 10**5000,
+    1j,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", SECONDS)
+async def test_seconds_of_a_feed_are_any_number(prefect_pool: Pool, value: float) -> None:
+    feed = FlowRunStateFeed(prefect_pool, layout="prefect", clock_slack=value)
+    assert await feed.now()
+    await feed.read_page()
+    async with feed.follow(poll=value):
+        pass
+
+
+@pytest.mark.parametrize("value", NO_SECONDS, ids=lambda value: type(value).__name__)
+async def test_what_is_no_number_of_seconds_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"^clock_slack: "):
+        FlowRunStateFeed(create_pool(), layout="prefect", clock_slack=value)
+    with pytest.raises(InvalidInputError, match=r"^poll: "):
+        FlowRunStateFeed(create_pool()).follow(poll=value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x" * 501,
+        "x" * 100_000,
+        "".join(map(chr, range(1, 55_000))),
+        "a\0",
+        "\ud800",
+        "x\udfff",
+        None,
+        5,
+        True,
+        b"x",
+        bytearray(b"x"),
+        ["x"],
+        object(),
+    ],
+)
+async def test_a_name_that_no_consumer_can_have_is_refused(name: Any) -> None:
+    feed = FlowRunStateFeed(create_pool())
+    asked: list[Callable[[], Awaitable[object]]] = [lambda: feed.move(name, "now"), lambda: feed.forget(name), lambda: consume(feed, name=name)]
+    for ask in asked:
+        with pytest.raises(InvalidInputError, match=r"^name: ") as caught:
+            await ask()
+        assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x" * 500,
+        "☃" * 500,
+        "".join(map(chr, range(0x10000, 0x10000 + 500))),
+        " ",
+        "'",
+        '"',
+        "\\",
+        "$1",
+        "%s",
+        "\t\n",
+        "é☃\U0001f600",
+        "null",
+        Text("of a subclass"),
+    ],
+)
+async def test_a_name_is_any_text_that_fits_an_index(own_database: str, name: str) -> None:
+    async with create_pool(own_database) as pool:
+        feed = FlowRunStateFeed(pool)
+        for skip_locked in (False, True):
+            async with feed.consume(name, start="beginning", skip_locked=skip_locked) as batch:
+                assert not batch.is_taken
+        assert await feed.move(name, "now")
+        assert [one.name for one in await feed.positions()] == [name]
+        assert [await feed.forget(name), await feed.forget(name)] == [True, False]
+
+
 class Wrapped:
     """A pool of the caller's that hands on what it does not do itself."""
 
@@ -398,7 +526,7 @@ class Measured(Wrapped):
 
 @pytest.mark.parametrize("wrap", [Wrapped, Measured])
 async def test_a_wrapped_pool(dsn: str, wrap: type[Wrapped]) -> None:
-    async with create_pool(dsn, max_size=1) as pool:
+    async with create_pool(dsn, max_size=2) as pool:
         source: Any = wrap(pool)
         states, analytics, run = FlowRunStateRepository(source), FlowRunStateAnalytics(source), uuid4()
         first = await states.create_flow_run_state(run, "PENDING", timeout=30)
@@ -412,6 +540,15 @@ async def test_a_wrapped_pool(dsn: str, wrap: type[Wrapped]) -> None:
         assert (await analytics.count_current(timeout=30)).counts[StateType.RUNNING] > 0
         assert await migrate(source, timeout=30) == []
         assert isinstance(await check(source, timeout=30), list)
+        feed, name = FlowRunStateFeed(source), f"wrapped {run}"
+        async with feed.follow(poll=0.01) as pages:
+            assert (await anext(pages)).states
+        async with feed.consume(name, start="now", timeout=30) as batch:
+            assert await batch.connection.fetchval("select 1") == 1
+        async with feed.consume(name, skip_locked=True) as batch, feed.consume(name, skip_locked=True) as other:
+            assert (batch.is_taken, other.is_taken) == (False, True)
+        assert name in [one.name for one in await feed.positions(timeout=30)]
+        assert await feed.forget(name, timeout=30)
         task = asyncio.create_task(states.read_flow_run_states(run))
         await asyncio.sleep(0)
         task.cancel()
@@ -431,5 +568,10 @@ async def test_a_wrapped_connection(dsn: str, wrap: Callable[[Any], Any]) -> Non
     await states.create_flow_run_states([NewFlowRunState(flow_run_id=run, type="RUNNING")])
     async with states.stream_flow_run_states(FlowRunStateFilter(flow_run_ids=[run])) as stream:
         assert (await anext(stream)) == first
+    feed = FlowRunStateFeed(wrap(connection))
+    assert (await feed.read_page(limit=1)).states
+    async with feed.consume(f"wrapped {run}", start="beginning", limit=1) as batch:
+        assert batch.states
+    assert await feed.forget(f"wrapped {run}")
     assert len(await states.delete_flow_run_states(flow_run_ids=[run])) == 2
     await connection.close()
