@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ import pytest
 import flowstates
 from flowstates import (
     FlowRunStateAnalytics,
+    FlowRunStateFeed,
     FlowRunStateFilter,
     FlowRunStateRepository,
     InvalidInputError,
@@ -28,6 +29,7 @@ from flowstates import (
     create_pool,
     migrate,
 )
+from flowstates.engine import positions
 from tests.conftest import Pool
 from tests.messages import noted
 from tests.proxy import Proxy
@@ -36,6 +38,8 @@ TIMEOUT = 0.5  # seconds
 LATEST = 8.0  # seconds after which a call counts as one that waits for the network; a quiet machine needs 0.8
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 DAY: dict[str, Any] = {"since": NOON - timedelta(days=1), "until": NOON}
+BEGINNING = positions.encode(positions.BEGINNING)
+CONSUMERS = f"of process {uuid4()}"
 RUN, LONG, STORED = UUID(int=1), UUID(int=2), UUID(int=3)
 STATES = 1200  # more than two batches of a stream
 
@@ -47,6 +51,7 @@ class At:
 
     def __post_init__(self) -> None:
         self.states, self.analytics = FlowRunStateRepository(self.source), FlowRunStateAnalytics(self.source)
+        self.feed, self.consumer = FlowRunStateFeed(self.source), f"{CONSUMERS} {uuid4()}"
 
 
 class Call(NamedTuple):
@@ -63,6 +68,28 @@ async def stream(at: At, timeout: Any, hold_after: int | None = None) -> int:
             if seen == hold_after:
                 at.proxy.hold()
     return seen
+
+
+async def consume(at: At, timeout: Any, *, is_new: bool = False, hold: bool = False) -> int:
+    """`known` makes the consumer beforehand, else this is its first use."""
+    name = f"new {at.consumer}" if is_new else at.consumer
+    async with at.feed.consume(name, start="beginning", limit=1, timeout=timeout) as batch:
+        await batch.connection.fetchval("select 1")
+        if hold:
+            at.proxy.hold()
+        return len(batch.states)
+
+
+async def consume_anew(at: At, timeout: Any) -> int:
+    return await consume(at, timeout, is_new=True)
+
+
+async def known(dsn: str, at: At, call: Call) -> None:
+    """For a call that consumes there is the consumer already. It is made elsewhere, so that nothing is prepared on the connection of the call."""
+    if call.name == "consume":
+        connection = await asyncpg.connect(dsn)
+        await FlowRunStateFeed(connection).move(at.consumer, "beginning")
+        await connection.close()
 
 
 def large(run: UUID) -> list[NewFlowRunState]:
@@ -90,6 +117,16 @@ ONE_STATEMENT = [
     Call("count_current", lambda at, t: at.analytics.count_current(timeout=t)),
     Call("check", lambda at, t: check(at.source, timeout=t)),
     Call("check", lambda at, t: check(at.source, timeout=t), b"read_columns"),
+    Call("read_page", lambda at, t: at.feed.read_page(timeout=t)),
+    Call("read_page", lambda at, t: at.feed.read_page(filter=FlowRunStateFilter(flow_run_ids=[RUN]), timeout=t), b"read_page"),
+    Call("now", lambda at, t: at.feed.now(timeout=t)),
+    Call("positions", lambda at, t: at.feed.positions(timeout=t)),
+    Call("move", lambda at, t: at.feed.move(at.consumer, BEGINNING, timeout=t)),
+    Call("move", lambda at, t: at.feed.move(at.consumer, "now", timeout=t)),
+    # It asks where now is, and the second statement fails.
+    Call("move", lambda at, t: at.feed.move(at.consumer, "now", timeout=t), b"/* move"),
+    Call("move", lambda at, t: at.feed.move(at.consumer, "now", expected=BEGINNING, timeout=t), b"/* move.expected"),
+    Call("forget", lambda at, t: at.feed.forget("nobody", timeout=t)),
 ]
 IN_A_TRANSACTION = [
     Call("create_flow_run_states", lambda at, t: at.states.create_flow_run_states(large(uuid4()), timeout=t)),
@@ -101,6 +138,15 @@ IN_A_TRANSACTION = [
     Call("stream_flow_run_states", partial(stream, hold_after=10)),
     Call("check_plans", lambda at, t: check_plans(at.source, timeout=t)),
     Call("check_plans", lambda at, t: check_plans(at.source, timeout=t), b"explain"),
+    Call("consume", consume),
+    Call("consume", consume, b"/* consume.lock"),
+    Call("consume", consume, b"/* read_page"),
+    Call("consume", partial(consume, hold=True)),
+    Call("consume", consume, b"/* consume.move"),
+    Call("consume", consume, b"COMMIT"),
+    Call("consume", consume_anew, b"/* consume.is_known"),
+    Call("consume", consume_anew, b"COMMIT"),
+    Call("consume", consume_anew, b"/* consume.begin"),
 ]
 MIGRATE = [Call("migrate", lambda at, t: migrate(at.source, timeout=t))]
 CALLS = ONE_STATEMENT + IN_A_TRANSACTION + MIGRATE
@@ -116,8 +162,13 @@ POOLS: dict[str, Source] = {
 
 
 @pytest.fixture(scope="module")
-def filled_dsn(layout_dsns: dict[str, str]) -> str:
+def filled_dsn(layout_dsns: dict[str, str]) -> Iterator[str]:
     """The shared database, with states that fill some batches of a stream."""
+
+    async def forget() -> None:
+        connection = await asyncpg.connect(layout_dsns["flowstates"])
+        await connection.execute("delete from flowstates_consumer where strpos(name, $1) > 0", CONSUMERS)
+        await connection.close()
 
     async def fill() -> None:
         async with create_pool(layout_dsns["flowstates"]) as pool:
@@ -125,7 +176,8 @@ def filled_dsn(layout_dsns: dict[str, str]) -> str:
             await FlowRunStateRepository(pool).create_flow_run_states([NewFlowRunState(flow_run_id=RUN, type="RUNNING", id=STORED), *states])
 
     asyncio.run(fill())
-    return layout_dsns["flowstates"]
+    yield layout_dsns["flowstates"]
+    asyncio.run(forget())
 
 
 @asynccontextmanager
@@ -155,6 +207,7 @@ async def ends(dsn: str, make: Source, call: Call, *, is_expired: bool = False, 
     async with behind_a_proxy(dsn, make) as at:
         if is_expired:
             await at.source.expire_connections()
+        await known(dsn, at, call)
         if call.cue:
             at.proxy.hold_at(call.cue)
         elif not isinstance(call.make, partial):
@@ -235,6 +288,7 @@ async def on_the_callers(dsn: str, call: Call, *, is_cancelled: bool = False) ->
         connection = await asyncpg.connect(proxy.dsn)
         await connection.fetchval("select 1")
         at = At(connection, proxy)
+        await known(dsn, at, call)
         if call.cue:
             proxy.hold_at(call.cue)
         elif not isinstance(call.make, partial):
@@ -318,6 +372,6 @@ async def test_a_timeout_is_any_number_of_seconds(own_dsn: str, timeout: float |
 
 
 def test_every_call_is_among_them() -> None:
-    places = [FlowRunStateRepository, FlowRunStateAnalytics, flowstates]
+    places = [FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateFeed, flowstates]
     functions = dict(found for place in places for found in inspect.getmembers(place, inspect.isfunction) if found[0][0] != "_")
     assert {name for name, function in functions.items() if "timeout" in inspect.signature(function).parameters} == {call.name for call in CALLS}
