@@ -17,9 +17,10 @@ import uuid_utils
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from flowstates import FlowRunState, FlowRunStateRepository, StateDetails, create_pool, migrate
+from flowstates import FlowRunState, FlowRunStateFeed, FlowRunStateFilter, FlowRunStateRepository, StateDetails, create_pool, migrate
 from flowstates.values import Layout
 from tests.conftest import Connection
+from tests.feeds import told
 from tests.servers import POINT_AT_NEWEST, PREFECT_TABLES
 
 SetUp: TypeAlias = Callable[[Connection], Awaitable[None]]
@@ -176,6 +177,43 @@ async def assert_same_answers(plain: Connection, borrowed: Connection, layout: L
     assert await look(borrowed) == before
 
 
+async def assert_same_feed(plain: Connection, borrowed: Connection, layout: Layout) -> None:
+    run = uuid4()
+    theirs, ours = (FlowRunStateFeed(connection, layout=layout, clock_slack=0) for connection in (plain, borrowed))
+    begin = await theirs.now()
+    await fill(plain, layout, run)
+    history = await FlowRunStateRepository(plain, layout=layout).read_flow_run_states(run)
+    of_run, ids = FlowRunStateFilter(flow_run_ids=[run]), {state.id for state in history}
+    before = await look(borrowed)
+    expected, end = await told(theirs, begin, ids, filter=of_run)
+    assert set(expected) == ids
+    # Page by page, with a filter and without, from the same place to the same end.
+    for filter in (of_run, None):
+        found, position = await told(ours, begin, ids, filter=filter, limit=2)
+        assert [id_ for id_ in found if id_ in ids] == expected
+        assert (await theirs.read_page(position, filter=of_run)).states == []
+    assert (await ours.read_page(end, filter=of_run)).states == []
+    assert (await ours.read_page(await ours.now(), filter=of_run)).states == []
+    states, after = list[FlowRunState](), begin
+    while len(states) < len(history):
+        page = await ours.read_page(after, filter=of_run)
+        states, after = states + page.states, page.position
+    assert sorted(states, key=lambda state: state.timestamp) == history
+    assert_plain(states)
+    if layout == "flowstates":
+        async with ours.consume(f"borrowed {run}", start=begin, filter=of_run) as batch:
+            assert (batch.states, batch.is_taken) == (states, False)
+        (one,), (same,) = [[one for one in await feed.positions() if one.name == f"borrowed {run}"] for feed in (ours, theirs)]
+        assert (one.position, one.updated, type(one.updated), one.updated.utcoffset()) == (batch.position, same.updated, datetime, timedelta(0))
+        assert abs(one.updated - await plain.fetchval("select clock_timestamp()")) < timedelta(hours=1)
+        assert await ours.move(one.name, begin, expected=batch.position)
+        assert not await ours.move(one.name, "now", expected=batch.position)
+        async with ours.consume(one.name, skip_locked=True, filter=of_run) as batch:
+            assert batch.states == states
+        assert await ours.forget(one.name)
+    assert await look(borrowed) == before
+
+
 @pytest.fixture(params=["flowstates", "prefect"])
 def layout(request: pytest.FixtureRequest) -> Layout:
     return cast("Layout", request.param)
@@ -197,9 +235,17 @@ async def test_the_answers_are_those_of_a_plain_connection(layout_dsns: dict[Lay
         await assert_same_answers(plain, borrowed, layout)
 
 
+@pytest.mark.parametrize("set_up", SET_UPS)
+async def test_a_feed_is_that_of_a_plain_connection(layout_dsns: dict[Layout, str], layout: Layout, set_up: str) -> None:
+    async with connected(layout_dsns[layout]) as plain, connected(layout_dsns[layout]) as borrowed:
+        await SET_UPS[set_up](borrowed)
+        await assert_same_feed(plain, borrowed, layout)
+
+
 async def test_no_statement_cache_is_needed(layout_dsns: dict[Layout, str], layout: Layout) -> None:
     async with connected(layout_dsns[layout]) as plain, connected(layout_dsns[layout], statement_cache_size=0) as borrowed:
         await assert_same_answers(plain, borrowed, layout)
+        await assert_same_feed(plain, borrowed, layout)
 
 
 async def test_the_first_schema_of_the_search_path_is_the_one(own_dsn: str, layout: Layout) -> None:
@@ -214,6 +260,7 @@ async def test_the_first_schema_of_the_search_path_is_the_one(own_dsn: str, layo
     path = {"server_settings": {"search_path": "first, later"}}
     async with connected(own_dsn, server_settings={"search_path": "first"}) as plain, connected(own_dsn, **path) as borrowed:
         await assert_same_answers(plain, borrowed, layout)
+        await assert_same_feed(plain, borrowed, layout)
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -237,6 +284,7 @@ async def test_the_connection_inside_a_session_of_sqlalchemy_serves(layout_dsns:
         else:
             assert not connection.is_in_transaction()
             await assert_same_answers(plain, connection, layout)
+            await assert_same_feed(plain, connection, layout)
     await engine.dispose()
 
 
@@ -248,3 +296,72 @@ async def test_writers_at_once_all_succeed_at_any_isolation_that_is_the_default(
         await asyncio.gather(*(states.create_flow_run_state(uuid4(), "RUNNING") for _ in range(20)))
         history = await states.read_flow_run_states(run)
     assert history == sorted(created, key=lambda state: state.timestamp)
+
+
+async def test_a_batch_inside_a_session_of_sqlalchemy_is_undone_and_committed_with_it(own_database: str) -> None:
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(own_database))
+    async with connected(own_database) as plain:
+        await plain.execute("create table effect (state_id uuid not null)")
+        feed, state = FlowRunStateFeed(plain), await FlowRunStateRepository(plain).create_flow_run_state(uuid4(), "RUNNING")
+        await told(feed, None, [state.id])
+        await feed.move("billing", "beginning")
+        for is_undone in (True, False):
+            async with AsyncSession(engine) as session:
+                await session.execute(text("select 1"))
+                connection = (await (await session.connection()).get_raw_connection()).driver_connection
+                assert isinstance(connection, asyncpg.Connection)
+                async with FlowRunStateFeed(connection).consume("billing") as batch:
+                    assert [one.id for one in batch.states] == [state.id]
+                    await session.execute(text("insert into effect values (:id)"), {"id": state.id})
+                assert await plain.fetchval("select count(*) from effect") == 0
+                await (session.rollback() if is_undone else session.commit())
+        assert [row[0] for row in await plain.fetch("select state_id from effect")] == [state.id]
+        assert [one.states for one in await feed.positions()] == [0]
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
+async def test_in_a_read_only_transaction_of_the_callers_a_feed_is_read_and_no_consumer_is_moved(dsn: str, isolation: Any, deferrable: bool) -> None:
+    async with connected(dsn) as plain, connected(dsn) as connection:
+        state = await FlowRunStateRepository(plain).create_flow_run_state(uuid4(), "RUNNING")
+        only, feed = FlowRunStateFilter(ids=[state.id]), FlowRunStateFeed(connection)
+        await told(FlowRunStateFeed(plain), None, [state.id], filter=only)
+        async with connection.transaction(isolation=isolation, readonly=True, deferrable=deferrable):
+            found, _ = await told(feed, None, [state.id], filter=only)
+            assert found == [state.id]
+            await feed.read_page(await feed.now())
+            await feed.positions()
+            async with feed.follow(filter=only, poll=0.01) as pages:
+                assert (await anext(pages)).states == [state]
+            for write in (
+                lambda: feed.move("nobody", "now"),
+                lambda: feed.forget("nobody"),
+                lambda: feed.consume("nobody", start="now").__aenter__(),
+            ):
+                savepoint = connection.transaction()
+                await savepoint.start()
+                with pytest.raises(asyncpg.ReadOnlySQLTransactionError) as caught:
+                    await write()
+                assert "read only" in caught.value.__notes__[0]
+                await savepoint.rollback()
+            # What was refused has left the transaction as it was.
+            assert (await feed.read_page(filter=only)).states == [state]
+    assert not connection.is_in_transaction()
+
+
+@pytest.mark.parametrize("setting_", ["default_transaction_read_only", "default_transaction_deferrable"])
+async def test_with_a_read_only_default_a_feed_is_read_and_who_consumes_is_told(dsn: str, setting_: str) -> None:
+    async with connected(dsn) as plain, connected(dsn, server_settings={setting_: "on"}) as connection:
+        feed, name = FlowRunStateFeed(connection), f"read only {uuid4()}"
+        assert (await feed.read_page(await feed.now())).states == []
+        if setting_ == "default_transaction_deferrable":
+            async with feed.consume(name, start="now"):
+                pass
+        else:
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError) as caught:
+                async with feed.consume(name, start="now"):
+                    pass
+            assert "read only" in caught.value.__notes__[0]
+            assert not connection.is_in_transaction()
+        assert await FlowRunStateFeed(plain).forget(name) is (setting_ == "default_transaction_deferrable")
