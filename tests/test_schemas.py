@@ -11,8 +11,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from flowstates import TABLES, FlowRunStateRepository, NewFlowRunState, StateType, check, migrate
+from flowstates import TABLES, FlowRunStateFeed, FlowRunStateRepository, NewFlowRunState, StateType, check, migrate
 from tests.conftest import Connection
+from tests.feeds import told
 from tests.servers import create_database, drop_database
 from tests.tools import psql, run
 
@@ -70,6 +71,15 @@ async def goes_on(connection: Connection, runs: list[UUID]) -> None:
     gone = await connection.fetchval("select count(*) from flow_run where id = any ($1)", [emptied, unknown, made_now])
     assert (gone, await states.read_flow_run_states(made_now)) == (0, [])
     assert await check(connection, data=True) == []
+    assert await connection.fetchval("show search_path") == path
+    # A feed tells what is left, and a consumer goes by it.
+    feed, left = FlowRunStateFeed(connection), {row[0] for row in await connection.fetch("select id from flow_run_state")}
+    found, end = await told(feed, None, left)
+    assert (len(found), set(found)) == (len(left), left)
+    await feed.move("schemas", "beginning")
+    async with feed.consume("schemas", limit=10_000) as batch:
+        assert ([state.id for state in batch.states], batch.position) == (found, end)
+    assert [(one.name, one.states) for one in await feed.positions()] == [("schemas", 0)]
     assert await connection.fetchval("show search_path") == path
     # For who comes next.
     await states.create_flow_run_states([new(one, minutes) for one in (emptied, by_hand) for minutes in range(3)])
@@ -193,7 +203,8 @@ async def role_with_tables(connection: Connection, schema: str) -> AsyncIterator
     await connection.execute(
         f"grant usage on schema {OURS} to {role}; grant select, insert, delete on {OURS}.flow_run_state to {role};"
         f"grant select, insert, update, delete on {OURS}.flow_run to {role}; grant select on {OURS}.flowstates_migration to {role};"
-        f"grant select, insert, update, delete on {OURS}.flowstates_pruned to {role}"
+        f"grant select, insert, update, delete on {OURS}.flowstates_pruned to {role};"
+        f"grant select, insert, update on {OURS}.flowstates_consumer to {role}"
     )
     try:
         await connection.execute(f"set session authorization {role}")
