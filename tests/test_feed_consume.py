@@ -199,6 +199,25 @@ async def test_a_block_that_ends_the_transaction_itself_is_told(own: Pool) -> No
             await batch.connection.execute("rollback")
 
 
+async def test_what_the_block_raises_is_the_block_s_and_gets_no_note(own: Pool) -> None:
+    feed = FlowRunStateFeed(own)
+    for text, kind in (("select from of_theirs", asyncpg.UndefinedTableError), ("select no_column from effect", asyncpg.UndefinedColumnError)):
+        with pytest.raises(kind) as caught:
+            async with feed.consume("billing", start="beginning") as batch:
+                await batch.connection.execute(text)
+        assert not hasattr(caught.value, "__notes__")
+
+
+async def test_what_is_missing_of_ours_is_said_once(own: Pool) -> None:
+    await own.execute("drop table flowstates_consumer")
+    feed = FlowRunStateFeed(own)
+    for name in ("new", "billing"):
+        with pytest.raises(asyncpg.UndefinedTableError) as caught:
+            async with feed.consume(name, start="beginning"):
+                pass
+        assert [note.partition(":")[0] for note in caught.value.__notes__] == ["a table of flowstates is not on the search path"]
+
+
 async def test_a_filter_moves_the_position_by_what_it_lets_out(own: Pool) -> None:
     feed = FlowRunStateFeed(own)
     await create(own)

@@ -77,8 +77,8 @@ async def goes_on(connection: Connection, runs: list[UUID]) -> None:
     found, end = await told(feed, None, left)
     assert (len(found), set(found)) == (len(left), left)
     await feed.move("schemas", "beginning")
-    async with feed.consume("schemas", limit=10_000) as batch:
-        assert ([state.id for state in batch.states], batch.position) == (found, end)
+    async with feed.consume("schemas", limit=10_000) as told_batch:
+        assert ([state.id for state in told_batch.states], told_batch.position) == (found, end)
     assert [(one.name, one.states) for one in await feed.positions()] == [("schemas", 0)]
     assert await connection.fetchval("show search_path") == path
     # For who comes next.

@@ -6,6 +6,7 @@ import tracemalloc
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from flowstates import (
@@ -22,7 +23,7 @@ from flowstates import (
 from flowstates.records import NewFlowRunState
 from flowstates.values import Layout
 from tests import model
-from tests.conftest import Connection
+from tests.conftest import Connection, Pool
 
 START = datetime(2024, 3, 5, 12, tzinfo=UTC)
 
@@ -250,3 +251,15 @@ async def test_large_states_come_a_few_at_a_time(connection: Connection) -> None
         tracemalloc.stop()
     # A state's text and its data, of the first 10.
     assert max(streamed, checked) < 50_000_000
+
+
+async def test_what_the_block_raises_is_the_block_s_and_gets_no_note(pool: Pool, own_dsn: str) -> None:
+    with pytest.raises(asyncpg.UndefinedTableError) as caught:
+        async with FlowRunStateRepository(pool).stream_flow_run_states():
+            await pool.execute("select from of_theirs")
+    assert not hasattr(caught.value, "__notes__")
+    async with create_pool(own_dsn) as empty:
+        with pytest.raises(asyncpg.UndefinedTableError) as caught:
+            async with FlowRunStateRepository(empty).stream_flow_run_states() as stream:
+                await anext(stream)
+    assert [note.partition(":")[0] for note in caught.value.__notes__] == ["a table of flowstates is not on the search path"]

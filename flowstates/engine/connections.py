@@ -40,6 +40,12 @@ _INEXACT = frozenset({"BIG5", "EUC_JIS_2004", "EUC_JP", "EUC_KR", "SHIFT_JIS_200
 """Encodings of which Python and the server have different tables, by which a text would be stored as another, or that have none."""
 
 
+def add_cure(error: asyncpg.PostgresError, cures: Mapping[type[asyncpg.PostgresError], str]) -> None:
+    """Says with an error what cures it, where that is known."""
+    if cure := cures.get(type(error)):
+        error.add_note(cure)
+
+
 def is_pool(pool_or_connection: object) -> bool:
     """Whether it is a pool, or a connection; InvalidInputError for anything else. They are known by their methods, as they may be wrapped."""
     if hasattr(pool_or_connection, "acquire"):
@@ -71,7 +77,7 @@ class Acquired:
         self._pool = pool_or_connection if is_pool(pool_or_connection) else None
         self._connection = pool_or_connection
         self._timeout = timeout
-        self._cures = cures or CURES
+        self._cures = CURES if cures is None else cures
         self._watch: asyncio.TimerHandle | None = None
         self._was_dropped = False
 
@@ -94,8 +100,8 @@ class Acquired:
         raise error
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, asyncpg.PostgresError) and (cure := self._cures.get(type(error))):
-            error.add_note(cure)
+        if isinstance(error, asyncpg.PostgresError):
+            add_cure(error, self._cures)
         if self._pool is None:
             return
         if was_cut := isinstance(error, CUT):

@@ -61,7 +61,7 @@ async def consume(
     """See FlowRunStateFeed.consume. `start` is where a new consumer begins, None if that was not said; with `is_now` it begins at now."""
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(timeout):
-            connection = await stack.enter_async_context(execution.connection())
+            connection = await stack.enter_async_context(execution.connection(is_lent=True))
             own = Execution(connection, execution.layout)
             is_joined = connection.is_in_transaction()
             inside = await stack.enter_async_context(AsyncExitStack())

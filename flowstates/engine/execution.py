@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from flowstates.engine.connections import (
     AnyConnection,
     PoolOrConnection,
     Transaction,
+    add_cure,
     close_cursor,
     fetched,
     is_lost,
@@ -132,15 +133,18 @@ class Execution:
         timeout = seconds(timeout)
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(timeout):
-                connection = await stack.enter_async_context(self.connection())
+                connection = await stack.enter_async_context(self.connection(is_lent=True))
                 if not (is_joined := connection.is_in_transaction()):
                     own = Transaction(connection, "repeatable_read", readonly=True, is_of_pool=self.is_of_pool, timeout=timeout)
                     await stack.enter_async_context(own)
-            yield await stack.enter_async_context(aclosing(_records(connection, text, arguments, on_unreadable, timeout, close=is_joined)))
+            yield await stack.enter_async_context(
+                aclosing(_records(connection, text, arguments, on_unreadable, timeout, _CURES[self.layout], close=is_joined))
+            )
 
-    def connection(self) -> Acquired:
-        """A context manager: see Acquired. Errors that leave the block with it get their cure as a note."""
-        return Acquired(self._pool_or_connection, cures=_CURES[self.layout])
+    def connection(self, *, is_lent: bool = False) -> Acquired:
+        """A context manager: see Acquired. Errors that leave the block with it get their cure as a note, unless the block is a caller's, whose errors
+        are of their own tables."""
+        return Acquired(self._pool_or_connection, cures={} if is_lent else _CURES[self.layout])
 
     async def _fetch(self, text: str, arguments: Sequence[Argument], timeout: float | None) -> list[asyncpg.Record]:
         if timeout is None:
@@ -178,11 +182,16 @@ async def _records(
     arguments: Sequence[Argument],
     on_unreadable: OnUnreadable | None,
     timeout: float | None,
+    cures: Mapping[type[asyncpg.PostgresError], str],
     *,
     close: bool,
 ) -> AsyncGenerator[FlowRunState, None]:
     # Prepared without a name, which behind a pooler could be another process's.
-    cursor = await (await connection.prepare(text, name="", timeout=timeout)).cursor(*arguments, timeout=timeout)
+    try:
+        cursor = await (await connection.prepare(text, name="", timeout=timeout)).cursor(*arguments, timeout=timeout)
+    except asyncpg.PostgresError as error:
+        add_cure(error, cures)
+        raise
     count = FIRST_ROWS
     try:
         while rows := await cursor.fetch(count, timeout=timeout):
@@ -198,6 +207,9 @@ async def _records(
             error.add_note(
                 "the connection was ended while the stream was not read: idle_in_transaction_session_timeout is how long a reader may pause"
             )
+        raise
+    except asyncpg.PostgresError as error:
+        add_cure(error, cures)
         raise
     finally:
         if close:
