@@ -15,6 +15,7 @@ from flowstates.engine.consuming import ConsumerPosition, FeedBatch
 from flowstates.engine.feeding import Blocker, FeedPage
 from flowstates.engine.pages import FlowRunStatePage
 from flowstates.engine.policies import Keep, PruneReport
+from flowstates.engine.retries import is_retryable
 from flowstates.errors import (
     ContentionError,
     FlowRunStateConflictError,
@@ -79,6 +80,7 @@ __all__ = [
     "check_plans",
     "create_pool",
     "embedded_postgres",
+    "is_retryable",
     "migrate",
     "migration_sql",
 ]

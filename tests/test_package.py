@@ -60,6 +60,7 @@ def test_the_public_names() -> None:
         "check_plans",
         "create_pool",
         "embedded_postgres",
+        "is_retryable",
         "migrate",
         "migration_sql",
     ]

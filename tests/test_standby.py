@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -348,7 +349,8 @@ async def standby_is_asked_for(pool: Pool) -> bool:
     return bool(await pool.fetchval("select exists (select from pg_stat_activity where query like '/* read_standbys */%') from pg_sleep(0.01)"))
 
 
-async def test_a_prune_waits_for_a_standby_that_does_not_replay_and_goes_on_when_it_does(pair: Pair) -> None:
+async def test_a_prune_waits_for_a_standby_that_does_not_replay_and_goes_on_when_it_does(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "flowstates")
     runs = [uuid4() for _ in range(6)]
     batch = [NewFlowRunState(flow_run_id=run, type="COMPLETED", timestamp=NOON - timedelta(days=9)) for run in runs]
     async with create_pool(pair.primary) as pool, create_pool(pair.standby) as standby:
@@ -371,6 +373,8 @@ async def test_a_prune_waits_for_a_standby_that_does_not_replay_and_goes_on_when
         report = await pruning
         assert (report.runs, report.is_done) == (len(runs), True)
         assert report.batches > 1
+        assert re.search(r"waiting for standbys: one is \d+\.\d s behind, and 0\.0 s are allowed$", caplog.text, re.MULTILINE)
+        assert re.search(r"waited \d+\.\d s for standbys$", caplog.text, re.MULTILINE)
         await pair.caught_up()
         assert await FlowRunStateRepository(standby).count_flow_run_states(there) == 0
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from flowstates.engine.execution import Argument, Execution
+from flowstates.engine.retries import retrying
 from flowstates.errors import (
     ContentionError,
     FlowRunStateConflictError,
@@ -123,6 +124,7 @@ async def append(execution: Execution, new: NewFlowRunState, expectation: Expect
             if answer is not None and current in seen:
                 raise answer  # a key that is not ours is taken
             seen.add(current)
+            retrying("create_flow_run_state", answer or "another writer was first")
             answer = await execution.insert("create_flow_run_state", *arguments, timeout=None)
             if isinstance(answer, FlowRunState):
                 return answer

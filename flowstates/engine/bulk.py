@@ -16,10 +16,12 @@ import asyncpg
 from flowstates.engine import queries
 from flowstates.engine.connections import AnyConnection, Transaction, repeated
 from flowstates.engine.execution import Argument, Execution
+from flowstates.engine.retries import retrying
 from flowstates.errors import FlowStatesError
 from flowstates.records import CreateOutcome, NewFlowRunState
 from flowstates.values import seconds
 
+_NAME = "create_flow_run_states"
 _COLUMNS = ("flow_run_id", "type", "id", "timestamp", "name", "message", "state_details", "data", "result_artifact_id", "transaction")
 _MOST_OF_A_MESSAGE = 2**20  # characters, more or less: what is copied, or asked about, at once
 _TAKEN = "the id is stored already, with other content or in another run"
@@ -51,7 +53,7 @@ async def append_many(execution: Execution, states: Sequence[New], *, nudge: boo
         if connection.is_in_transaction():
             async with Transaction(connection, None, is_of_pool=is_of_pool):
                 return await _Batch(connection, execution, states, nudge).store()
-        return await repeated(connection, lambda: _Batch(connection, execution, states, nudge).store(), is_of_pool=is_of_pool)
+        return await repeated(connection, _NAME, lambda: _Batch(connection, execution, states, nudge).store(), is_of_pool=is_of_pool)
 
 
 @dataclass
@@ -121,9 +123,10 @@ class _Batch:
                 async with Transaction(self._connection, None, is_of_pool=self._execution.is_of_pool):
                     await self._copy(pending, runs)
                 break
-            except (asyncpg.UniqueViolationError, asyncpg.InternalServerError):  # a duplicate, on a distributed table an internal error
+            except (asyncpg.UniqueViolationError, asyncpg.InternalServerError) as error:  # a duplicate, on a distributed table an internal error
                 if tries_in_vain == 3:
                     raise
+                retrying(_NAME, error)
                 look_up_all = True
         if moved := [id for id, run in touched.items() if run.is_moved]:
             _all_there(len(moved), await self._ask("create_flow_run_states.currents", moved))

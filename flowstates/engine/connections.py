@@ -14,6 +14,7 @@ from asyncpg.cursor import Cursor
 from asyncpg.pool import PoolAcquireContext, PoolConnectionProxy
 
 from flowstates.engine import queries
+from flowstates.engine.retries import UNDONE, retrying
 from flowstates.errors import InvalidInputError
 from flowstates.values import Layout, kind_of
 
@@ -25,8 +26,6 @@ T = TypeVar("T")
 _GRACE = 0.25  # seconds that a call may last after its timeout, for what it has asked the server to cancel
 _TRIES = 5
 _FIRST_PAUSE = 0.01  # seconds, before the second try; then twice as long each time
-_UNDONE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-"""What the server undoes for another transaction's sake: done again it may succeed."""
 CUT = (asyncio.CancelledError, TimeoutError)
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 _ENCODING = "the client_encoding of the connection has no such character: set it to UTF8"
@@ -230,14 +229,15 @@ async def fetched(connection: AnyConnection, text: str, arguments: Sequence[Any]
         tries = 0
         if connection.is_in_transaction():
             raise
-    except _UNDONE:
+    except UNDONE as error:
         if is_lost(connection) or connection.is_in_transaction():
             raise  # the caller's transaction is lost, and with it more than this statement
-    return await repeated(connection, lambda: connection.fetch(text, *arguments), tries=tries, is_of_pool=is_of_pool)
+        retrying(queries.name_of(text), error)
+    return await repeated(connection, queries.name_of(text), lambda: connection.fetch(text, *arguments), tries=tries, is_of_pool=is_of_pool)
 
 
-async def repeated(connection: AnyConnection, work: Callable[[], Awaitable[T]], *, tries: int = 0, is_of_pool: bool) -> T:
-    """What `work` returns in a transaction of its own, in which one waits where a transaction at a higher level would be undone.
+async def repeated(connection: AnyConnection, name: str, work: Callable[[], Awaitable[T]], *, tries: int = 0, is_of_pool: bool) -> T:
+    """What `work`, which is told by its name, returns in a transaction of its own, in which one waits where one at a higher level would be undone.
 
     What the server undoes for another transaction's sake is done again, until it was tried five times, `tries` before this call among them.
     Then the server's error is raised, with a note.
@@ -249,10 +249,11 @@ async def repeated(connection: AnyConnection, work: Callable[[], Awaitable[T]], 
             tries += 1
             async with Transaction(connection, "read_committed", is_of_pool=is_of_pool):
                 return await work()
-        except _UNDONE as error:
+        except UNDONE as error:
             if tries == _TRIES or is_lost(connection):
                 error.add_note(f"undone by the server {tries} times, for the sake of other transactions or by a trigger that says so")
                 raise
+            retrying(name, error)
 
 
 async def close_cursor(connection: AnyConnection, cursor: Cursor[asyncpg.Record]) -> None:

@@ -16,6 +16,7 @@ from flowstates.engine.connections import AnyConnection, Transaction, fetched, r
 from flowstates.engine.cursors import Cursor
 from flowstates.engine.execution import Argument, Execution
 from flowstates.engine.policies import OldestRun, Pace, Policy, PruneReport, Why
+from flowstates.engine.retries import LOG, retrying
 from flowstates.engine.rows import COLUMNS, time_of, to_states
 from flowstates.engine.standbys import Standbys
 from flowstates.errors import FlowStatesError, InvalidInputError, UnreadableRowError
@@ -93,13 +94,25 @@ class Pass:
             before = self._batches
             await self._step(self._position)
             if self._batches > before:
+                LOG.debug("prune: %d batches, %d runs, %d states", self._batches, self._runs, self._states)
                 if on_batch is not None:
                     on_batch(self._report(None))
                 if self._pace.pause and self._position is not None and self._batches != self._pace.max_batches:
                     await asyncio.sleep(self._pace.pause)
         if self._policy.keep is None:
             await self._look_on()
-        return self._report(None if self._dry_run else await self._oldest())
+        report = self._report(None if self._dry_run else await self._oldest())
+        LOG.info(
+            "prune%s: %d batches, %d runs, %d states; passed %d, held %d; %s",
+            " (dry run)" if self._dry_run else "",
+            report.batches,
+            report.runs,
+            report.states,
+            report.passed,
+            sum(report.held.values()),
+            "done" if report.is_done else "more to do",
+        )
+        return report
 
     async def _look_on(self) -> None:
         """To the next run that is asked for, or the end: an index has it. What is left of histories would have to be read."""
@@ -114,9 +127,10 @@ class Pass:
         try:
             try:
                 found = await self._batch(position, runs)
-            except _HELD:
+            except _HELD as error:
                 if runs > 1:
                     self._most_runs = runs // 2
+                    retrying(f"prune, with {self._most_runs} runs", error)
                     return
                 found = await self._one_that_is_held(position)
         except _TOO_LONG as error:
@@ -153,6 +167,7 @@ class Pass:
         self._is_too_long, self._size = True, max(1, self._size // 2)
         self._runs_a_batch = max(1, self._runs_a_batch // 2)
         self._good = 0
+        retrying(f"prune, with {self._size} states", error)
 
     def _grow(self, found: _Found, runs: int) -> None:
         self._good += 1
@@ -187,7 +202,7 @@ class Pass:
             if connection.is_in_transaction():
                 async with Transaction(connection, None, is_of_pool=is_of_pool):
                     return await self._delete(connection, text, arguments)
-            return await repeated(connection, lambda: self._delete(connection, text, arguments), is_of_pool=is_of_pool)
+            return await repeated(connection, queries.name_of(text), lambda: self._delete(connection, text, arguments), is_of_pool=is_of_pool)
 
     async def _delete(self, connection: AnyConnection, text: str, arguments: tuple[Argument, ...]) -> _Found:
         rows = await connection.fetch(text, *arguments)

@@ -52,6 +52,11 @@ def migrations() -> list[tuple[str, str]]:
     return [(entry.name.removesuffix(".sql"), entry.read_text("utf-8")) for entry in sorted(found, key=lambda entry: entry.name)]
 
 
+def name_of(text: str) -> str:
+    """The name of the query that a text is of."""
+    return text[3 : text.index(" */")]
+
+
 def fill(text: str, slot: str, clause: str) -> str:
     """`text` with `clause` in the place of each `/* slot: <slot> */ ... /* end */`."""
     first, *rest = text.split(f"/* slot: {slot} */")

@@ -8,6 +8,7 @@ from time import monotonic
 
 from flowstates.engine.connections import ask
 from flowstates.engine.execution import Execution
+from flowstates.engine.retries import LOG
 from flowstates.errors import InvalidInputError
 
 _LOOK_AGAIN = 0.5  # seconds
@@ -29,6 +30,7 @@ class Standbys:
         """
         if self._max_lag is None:
             return
+        loop, since = asyncio.get_running_loop(), None
         while True:
             async with self._execution.connection() as connection:
                 if connection.is_in_transaction():
@@ -36,15 +38,22 @@ class Standbys:
                 is_visible, written, replayed, lag = (await ask(connection, "read_standbys"))[0]
             if not is_visible:
                 raise InvalidInputError("max_lag", "takes the right to see standbys: grant pg_read_all_stats, or pg_monitor, to this role")
-            if replayed is None:
+            behind = 0.0 if replayed is None else self._behind(written, replayed, lag)
+            if behind <= self._max_lag:
+                if since is not None:
+                    LOG.info("waited %.1f s for standbys", loop.time() - since)
                 return
-            # What a standby says of itself stands still when it does, so what it has replayed counts too.
-            while self._written and self._written[0][1] <= float(replayed):
-                self._written.popleft()
-            if float(replayed) < float(written):
-                self._written.append((monotonic(), float(written)))
-                behind = max(float(lag), monotonic() - self._written[0][0])
-                if behind > self._max_lag:
-                    await asyncio.sleep(_LOOK_AGAIN)
-                    continue
-            return
+            if since is None:
+                since = loop.time()
+                LOG.info("waiting for standbys: one is %.1f s behind, and %.1f s are allowed", behind, self._max_lag)
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    def _behind(self, written: str, replayed: str, lag: str) -> float:
+        """By how many seconds the last of them is behind."""
+        # What a standby says of itself stands still when it does, so what it has replayed counts too.
+        while self._written and self._written[0][1] <= float(replayed):
+            self._written.popleft()
+        if float(replayed) >= float(written):
+            return 0.0
+        self._written.append((monotonic(), float(written)))
+        return max(float(lag), monotonic() - self._written[0][0])

@@ -1,0 +1,183 @@
+"""What is done again, by the library and by its callers, and what the log says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from socket import gaierror
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from flowstates import (
+    ContentionError,
+    FlowRunStateRepository,
+    FlowRunStateRetention,
+    InvalidInputError,
+    NewFlowRunState,
+    UnexpectedStateError,
+    create_pool,
+    is_retryable,
+)
+from tests.conftest import Pool
+
+UNDO_TWICE = """
+create sequence tries;
+create function undo() returns trigger language plpgsql as $$
+begin
+    if nextval('tries') <= 2 then
+        raise serialization_failure using message = 'undone', detail = 'on purpose';
+    end if;
+    return coalesce(new, old);
+end $$;
+create trigger undo before insert or delete on flow_run_state for each row execute function undo();
+"""
+
+
+@pytest.fixture
+async def own_pool(own_database: str) -> AsyncIterator[Pool]:
+    async with create_pool(own_database) as pool:
+        yield pool
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize(
+    "error",
+    [
+        ContentionError(),
+        asyncpg.SerializationError(),
+        asyncpg.DeadlockDetectedError(),
+        asyncpg.LockNotAvailableError(),
+        asyncpg.ConnectionDoesNotExistError(),
+        asyncpg.ConnectionFailureError(),
+        asyncpg.ProtocolViolationError(),
+        asyncpg.AdminShutdownError(),
+        asyncpg.CrashShutdownError(),
+        asyncpg.CannotConnectNowError(),
+        asyncpg.IdleInTransactionSessionTimeoutError(),
+        asyncpg.TooManyConnectionsError(),
+        asyncpg.InterfaceError("connection is closed"),
+        asyncpg.InternalClientError(),
+        asyncpg.TargetServerAttributeNotMatched(),
+        ConnectionRefusedError(),
+        gaierror(),
+        ssl.SSLError(),
+        TimeoutError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_may_succeed_when_it_is_done_again(error: Exception) -> None:
+    assert is_retryable(error)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidInputError("id", "is no UUID"),
+        UnexpectedStateError(None, uuid4(), "RUNNING"),
+        asyncpg.UniqueViolationError(),
+        asyncpg.QueryCanceledError(),
+        asyncpg.UndefinedTableError(),
+        asyncpg.InsufficientPrivilegeError(),
+        asyncpg.ReadOnlySQLTransactionError(),
+        asyncpg.DataError("a lone surrogate"),
+        asyncpg.ClientConfigurationError("no such option"),
+        asyncpg.UnsupportedServerFeatureError("no"),
+        asyncio.CancelledError(),
+        KeyboardInterrupt(),
+        ValueError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_fails_again_when_it_is_done_again(error: BaseException) -> None:
+    assert not is_retryable(error)
+
+
+async def test_two_transactions_that_create_one_id_and_the_later_is_done_again(pool: Pool) -> None:
+    run, id = uuid4(), uuid4()
+    async with pool.acquire() as one, pool.acquire() as two:
+        first, second = one.transaction(), two.transaction()
+        await first.start()
+        await second.start()
+        stored = await FlowRunStateRepository(one).create_flow_run_state(run, "RUNNING", id=id)
+        repeat = asyncio.ensure_future(FlowRunStateRepository(two).create_flow_run_state(uuid4(), "RUNNING", id=id))
+        while not await pool.fetchval("select pg_blocking_pids($1) <> '{}'", two.get_server_pid()):
+            pass
+        await first.commit()
+        with pytest.raises(asyncpg.UniqueViolationError) as caught:
+            await repeat
+        await second.rollback()
+    assert is_retryable(caught.value)
+    assert await FlowRunStateRepository(pool).create_flow_run_state(run, "RUNNING", id=id) == stored
+
+
+async def test_a_key_that_somebody_has_added_is_no_reason_to_do_it_again(own_pool: Pool) -> None:
+    await own_pool.execute("create unique index mine on flow_run_state (message)")
+    states = FlowRunStateRepository(own_pool)
+    await states.create_flow_run_state(uuid4(), "RUNNING", message="one")
+    with pytest.raises(asyncpg.UniqueViolationError) as caught:
+        await states.create_flow_run_state(uuid4(), "RUNNING", message="one")
+    assert not is_retryable(caught.value)
+
+
+async def test_a_connection_that_broke_is_worth_another_try(dsn: str) -> None:
+    async with create_pool(dsn) as pool:
+        states = FlowRunStateRepository(pool)
+        async with pool.acquire() as connection:
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)) as caught:
+                await connection.execute("select pg_terminate_backend(pg_backend_pid())")
+            assert is_retryable(caught.value)
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)) as caught:
+                await FlowRunStateRepository(connection).read_flow_run_states(uuid4())
+            assert is_retryable(caught.value)
+        assert await states.read_flow_run_states(uuid4()) == []
+
+
+@pytest.mark.parametrize("call", ["create_flow_run_state", "create_flow_run_states", "delete_flow_run_state", "prune"])
+async def test_the_log_says_what_was_done_again(own_pool: Pool, caplog: pytest.LogCaptureFixture, call: str) -> None:
+    states = FlowRunStateRepository(own_pool)
+    state = await states.create_flow_run_state(uuid4(), "COMPLETED", message="a secret")
+    await own_pool.execute(UNDO_TWICE)
+    with caplog.at_level(logging.DEBUG, "flowstates"):
+        if call == "create_flow_run_state":
+            await states.create_flow_run_state(uuid4(), "RUNNING", message="a secret")
+        elif call == "create_flow_run_states":
+            await states.create_flow_run_states([NewFlowRunState(flow_run_id=uuid4(), type="RUNNING", message="a secret")])
+        elif call == "delete_flow_run_state":
+            assert await states.delete_flow_run_state(state.id)
+        else:
+            assert (await FlowRunStateRetention(own_pool).prune(older_than=timedelta(0))).runs == 1
+    again = [record for record in caplog.records if "again" in record.getMessage()]
+    assert len(again) == 2
+    for record in again:
+        assert record.getMessage() in {f"{name} is done again: undone" for name in (call, "prune.runs")}
+        assert (record.name, record.levelname) == ("flowstates", "DEBUG")
+    assert "secret" not in caplog.text
+
+
+async def test_the_log_says_what_a_prune_did(own_pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        await FlowRunStateRepository(own_pool).create_flow_run_state(uuid4(), "COMPLETED")
+    with caplog.at_level(logging.INFO, "flowstates"):
+        await FlowRunStateRetention(own_pool).prune(older_than=timedelta(0), dry_run=True)
+        await FlowRunStateRetention(own_pool).prune(older_than=timedelta(0), batch_size=1, max_batches=2)
+        await FlowRunStateRetention(own_pool).prune(older_than=timedelta(0))
+    assert [record.getMessage() for record in caplog.records if record.name == "flowstates"] == [
+        "prune (dry run): 1 batches, 3 runs, 3 states; passed 0, held 0; done",
+        "prune: 2 batches, 2 runs, 2 states; passed 0, held 0; more to do",
+        "prune: 1 batches, 1 runs, 1 states; passed 0, held 0; done",
+    ]
+
+
+async def test_what_goes_by_itself_is_not_in_the_log(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "flowstates"):
+        states = FlowRunStateRepository(pool)
+        state = await states.create_flow_run_state(uuid4(), "RUNNING")
+        assert await states.read_flow_run_states(state.flow_run_id) == [state]
+        assert await states.delete_flow_run_state(state.id)
+    assert [record for record in caplog.records if record.name == "flowstates"] == []
