@@ -421,6 +421,35 @@ async def test_after_a_restore_consumers_are_told_again_and_nothing_is_skipped(o
         assert [state.id for state in batch.states] == [*told_ids, waiting, new]
 
 
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_what_was_written_between_a_restore_and_its_mend_is_told_or_is_a_loss(own: Pool, is_deleted: bool) -> None:
+    """It is of runs that the dump did not have, so its numbers are this cluster's, which a consumer of the dump was behind at once."""
+    feed, states = FlowRunStateFeed(own), FlowRunStateRepository(own)
+    old = await create(own)
+    async with feed.consume("billing", start="beginning") as batch:
+        assert [state.id for state in batch.states] == [old]
+    for table in ("flow_run_state", "flow_run", "flowstates_consumer"):
+        await own.execute(f"update {table} set transaction = (transaction::text::bigint + 1000000000)::text::xid8")
+    runs = [uuid4(), uuid4()]
+    gone, left = [(await states.create_flow_run_state(run, PENDING)).id for run in runs]
+    if is_deleted:
+        await states.delete_flow_run_states(flow_run_ids=runs[:1])
+    with pytest.raises(ForeignPositionError) as caught:
+        await FlowRunStateFeed(own).read_page()
+    assert caught.value.mend is not None
+    await own.execute(caught.value.mend)
+    await told(feed, None, [left, old])
+    if is_deleted:
+        with pytest.raises(HistoryPrunedError) as lost:
+            async with feed.consume("billing"):
+                pass
+        assert await feed.move("billing", lost.value.oldest, expected=lost.value.position)
+    async with feed.consume("billing") as batch:
+        assert [state.id for state in batch.states] == [*([] if is_deleted else [gone]), left, old]
+    async with feed.consume("billing") as batch:
+        assert batch.states == []
+
+
 @pytest.mark.parametrize(
     ("field", "ask"),
     [

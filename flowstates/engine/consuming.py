@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
@@ -14,8 +14,8 @@ from flowstates.engine import positions
 from flowstates.engine.connections import AnyConnection, Transaction, is_lost
 from flowstates.engine.execution import Execution
 from flowstates.engine.feeding import Blocker, OwnFeed
-from flowstates.engine.positions import Position
-from flowstates.errors import FlowStatesError, InvalidInputError
+from flowstates.engine.positions import BEGINNING, Position
+from flowstates.errors import FlowStatesError, HistoryPrunedError, InvalidInputError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState
 
@@ -110,6 +110,10 @@ async def _begin(execution: Execution, name: str, start: Position | None, is_now
         start = await OwnFeed(execution).now()
     if start is None:
         raise InvalidInputError("start", f"is to be said at the first use of the consumer {name!r}: 'beginning', 'now' or a position")
+    if not is_now and start != BEGINNING:
+        # Another cluster's is refused before the consumer is there, which would then stay at it. What is pruned is said of a consumer that is there.
+        with suppress(HistoryPrunedError):
+            await OwnFeed(execution).read(start, None, 1)
     await execution.rows("consume.begin", name, *start, timeout=None)
 
 
