@@ -7,8 +7,10 @@ is not needed is an error.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
-from datetime import UTC, datetime
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from inspect import getmembers, getsource, isawaitable, isfunction
 from typing import assert_type, get_args, get_type_hints
 from uuid import UUID, uuid4
@@ -16,8 +18,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from flowstates import (
+    Blocker,
+    ConsumerPosition,
     Expected,
+    FeedBatch,
+    FeedPage,
+    FlowRunState,
     FlowRunStateAnalytics,
+    FlowRunStateFeed,
     FlowRunStateFilter,
     FlowRunStateRepository,
     FlowRunStateRetention,
@@ -119,6 +127,35 @@ async def test_transitions_take_types_and_their_names() -> None:
     FlowRunStateRepository(pool, transitions={None: [PENDING], "PENDING": ["RUNNING", FAILED]})
 
 
+async def test_a_feed_s_answers_are_what_the_checkers_see(own_database: str) -> None:
+    async with create_pool(own_database) as pool:
+        await FlowRunStateRepository(pool).create_flow_run_state(RUN, "RUNNING")
+        for feed in (FlowRunStateFeed(pool), FlowRunStateFeed(pool, layout="flowstates", clock_slack=5)):
+            page = await feed.read_page(None, filter=FlowRunStateFilter(types=["RUNNING"]), limit=1, timeout=60)
+            assert_type(page, FeedPage)
+            assert_type(page.states, list[FlowRunState])
+            assert_type(page.position, str)
+            assert_type(page.is_caught_up, bool)
+            assert_type(page.blocked_by, tuple[Blocker, ...])
+            assert isinstance(assert_type(await feed.now(), str), str)
+            async with feed.follow(poll=1, wake=asyncio.Event()) as pages:
+                assert_type(pages, AsyncIterator[FeedPage])
+                async for one in pages:
+                    assert_type(one, FeedPage)
+                    break
+            for start in ("beginning", "now", page.position):
+                async with feed.consume("types", start=start, skip_locked=False) as batch:
+                    assert_type(batch, FeedBatch)
+                    assert_type(batch.states, list[FlowRunState])
+                    assert_type(batch.blocked_by, tuple[Blocker, ...])
+                    assert await batch.connection.fetchval("select 1") == 1
+            assert assert_type(await feed.move("types", page.position, expected=None), bool)
+            (position,) = assert_type(await feed.positions(), list[ConsumerPosition])
+            assert_type(position.updated, datetime)
+            assert_type(position.behind, timedelta)
+            assert assert_type(await feed.forget("types"), bool)
+
+
 # fmt: off
 WRONG: list[tuple[str, Callable[[FlowRunStateRepository], object]]] = [
     ("flow_run_ids", lambda _: FlowRunStateFilter(flow_run_ids=[1])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
@@ -158,6 +195,21 @@ WRONG: list[tuple[str, Callable[[FlowRunStateRepository], object]]] = [
     ("filter", lambda states: states.count_flow_run_states({"types": ["RUNNING"]})),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("layout", lambda _: FlowRunStateRepository(create_pool(), layout="prefct")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("layout", lambda _: FlowRunStateAnalytics(create_pool(), layout="prefct")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("layout", lambda _: FlowRunStateFeed(create_pool(), layout="prefct")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("clock_slack", lambda _: FlowRunStateFeed(create_pool(), clock_slack=timedelta(seconds=5))),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("pool_or_connection", lambda _: FlowRunStateFeed("postgresql://localhost")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("after", lambda _: FlowRunStateFeed(create_pool()).read_page(5)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("limit", lambda _: FlowRunStateFeed(create_pool()).read_page(limit="5")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("filter", lambda _: FlowRunStateFeed(create_pool()).read_page(filter={"types": ["RUNNING"]})),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("poll", lambda _: FlowRunStateFeed(create_pool()).follow(poll=timedelta(seconds=1))),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("wake", lambda _: FlowRunStateFeed(create_pool()).follow(wake=threading.Event())),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("name", lambda _: FlowRunStateFeed(create_pool()).consume(b"billing")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("start", lambda _: FlowRunStateFeed(create_pool()).consume("billing", start=0)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("skip_locked", lambda _: FlowRunStateFeed(create_pool()).consume("billing", skip_locked="no")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("timeout", lambda _: FlowRunStateFeed(create_pool()).consume("billing", timeout=timedelta(seconds=1))),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("to", lambda _: FlowRunStateFeed(create_pool()).move("billing", None)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("expected", lambda _: FlowRunStateFeed(create_pool()).move("billing", "now", expected=5)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("name", lambda _: FlowRunStateFeed(create_pool()).forget(5)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("pool_or_connection", lambda _: FlowRunStateRepository("postgresql://localhost")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 ]
 # fmt: on
@@ -193,8 +245,10 @@ def test_the_exported_types_are_there_at_run_time() -> None:
     def annotated(pool: PoolOrConnection, layout: Layout, type: TypeName, expected: Expected) -> None: ...
 
     assert get_type_hints(annotated) == {"pool": PoolOrConnection, "layout": Layout, "type": TypeName, "expected": Expected, "return": type(None)}
-    for runner in (FlowRunStateRepository, FlowRunStateAnalytics):
+    for runner in (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention, FlowRunStateFeed):
         for _, method in getmembers(runner, isfunction):
             assert get_type_hints(method)
+    for record in (Blocker, ConsumerPosition, FeedBatch, FeedPage):
+        assert list(get_type_hints(record)) == list(record._fields)
     for function in (check, check_plans, create_pool, migrate, migration_sql):
         assert get_type_hints(function)

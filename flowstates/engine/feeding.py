@@ -94,7 +94,8 @@ class Feed(ABC, Generic[AnyPosition]):
 class OwnFeed(Feed[Position]):
     """That of our own tables, in the order of transactions. Its first page looks at what does not change: whether the states are of this cluster."""
 
-    kind, beginning = Position, BEGINNING
+    kind: type[Position] = Position
+    beginning: Position = BEGINNING
 
     def __init__(self, execution: Execution) -> None:
         super().__init__(execution)
@@ -153,7 +154,8 @@ class OwnFeed(Feed[Position]):
 class PrefectFeed(Feed[PrefectPosition]):
     """That of Prefect's tables, in the order of `updated`, which is of the clock of who sent a state: clocks may differ by `slack`, in seconds."""
 
-    kind, beginning = PrefectPosition, PREFECTS_BEGINNING
+    kind: type[PrefectPosition] = PrefectPosition
+    beginning: PrefectPosition = PREFECTS_BEGINNING
 
     def __init__(self, execution: Execution, slack: float) -> None:
         super().__init__(execution)
