@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateRepository, InvalidInputError, Mismatch, check, create_pool, migrate
+from flowstates import FlowRunStateFeed, FlowRunStateFilter, FlowRunStateRepository, InvalidInputError, Mismatch, check, create_pool, migrate
 from tests.messages import noted
 from tests.pgbouncer.conftest import SERVER_CONNECTIONS, Mode, through
 from tests.test_messages import FIRST, KEPT, ON_BOTH, ON_OURS, UNKEPT, trips_of
@@ -62,6 +62,23 @@ def live(dsn: str, connections: int, rounds: int, options: dict[str, Any]) -> li
     return asyncio.run(asyncio.wait_for(on_all(), LIMIT))
 
 
+def consume(dsn: str, name: str, run: UUID, position: str, count: int) -> list[str]:
+    """Consumes a run from a position on with others, until as many states have had an effect; the ids of those that had one here."""
+
+    async def ask() -> list[str]:
+        found: list[str] = []
+        async with create_pool(dsn, max_size=1, transaction_pooling=True) as pool:
+            feed = FlowRunStateFeed(pool)
+            while await pool.fetchval("select count(*) from bouncer_effect where name = $1", name) < count:
+                async with feed.consume(name, start=position, filter=FlowRunStateFilter(flow_run_ids=[run]), limit=3, timeout=20) as batch:
+                    rows = [(state.id, name) for state in batch.states]
+                    await batch.connection.executemany("insert into bouncer_effect values ($1, $2)", rows)
+                found += [str(state.id) for state in batch.states]
+        return found
+
+    return asyncio.run(asyncio.wait_for(ask(), LIMIT))
+
+
 def append(dsn: str, run: UUID, connections: int, count: int) -> list[str]:
     """Appends to one run on as many connections; the ids that were acknowledged."""
 
@@ -107,6 +124,20 @@ def test_several_processes_get_right_answers_with_the_cache_in_session_mode(sess
 
 def test_the_cache_in_transaction_mode_would_go_wrong_here(own_transaction_dsn: str) -> None:
     assert in_processes(live, own_transaction_dsn, 4, 20, {"statement_cache_size": 100}) != []
+
+
+async def test_consumers_in_several_processes_share_a_feed_and_each_state_takes_effect_once(transaction_dsn: str, dsn: str) -> None:
+    run, name = uuid4(), f"pgbouncer {uuid4()}"
+    async with create_pool(dsn) as pool:
+        await pool.execute("create table if not exists bouncer_effect (state_id uuid not null, name text not null)")
+        feed = FlowRunStateFeed(pool)
+        position = await feed.now()
+        created = await asyncio.to_thread(append, transaction_dsn, run, 4, 20)
+        found = await asyncio.to_thread(in_processes, consume, transaction_dsn, name, run, position, 20)
+        assert sorted(found) == sorted(created)
+        assert await pool.fetchval("select count(distinct state_id) from bouncer_effect where name = $1", name) == 20
+        await pool.execute("drop table bouncer_effect")
+        assert await feed.forget(name)
 
 
 async def test_our_pool_refuses_the_cache_behind_a_pooler(pooled_dsn: str) -> None:
