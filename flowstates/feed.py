@@ -87,10 +87,12 @@ class FlowRunStateFeed:
         poll: float = 0.5,
         wake: asyncio.Event | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[FeedPage]]:
-        """The pages after a position as they come, none of them empty: `async with feed.follow() as pages: async for page in pages`.
+        """The pages after a position as they come: `async with feed.follow() as pages: async for page in pages`. A page without states says, where a
+        filter has let all out, that its position has moved on.
 
         Where nothing more may be told it waits for `poll` seconds, or until `wake` is set, by whoever has a signal of their own; it clears that
-        before it looks. Between two pages it holds no connection of a pool. No page takes longer than 30 seconds, waiting for a connection included.
+        before it looks. While an open transaction holds committed states it waits for half a second at most; after 10 seconds of that a warning says
+        which. Between two pages it holds no connection of a pool. No page takes longer than 30 seconds, waiting for a connection included.
 
         On a pool it goes on after a lost connection, with pauses of up to 5 seconds, for as long as it takes; a warning to the logger `flowstates`
         says so, once each time. On a connection of the caller's that is lost its error is raised. What read_page raises else ends it.
@@ -99,7 +101,7 @@ class FlowRunStateFeed:
         at least once.
         """
         if isinstance(poll, bool) or not isinstance(poll, int | float) or not 0 < poll <= _MOST_SECONDS:
-            raise InvalidInputError("poll", f"is {shown(poll)}, not a number of seconds")
+            raise InvalidInputError("poll", f"is {shown(poll)}, not a number of seconds above 0 and up to {_MOST_SECONDS:,}")
         if wake is not None and not isinstance(wake, asyncio.Event):
             raise InvalidInputError("wake", f"is {kind_of(wake)}, not an asyncio.Event")
         return aclosing(follow(self._feed, self._feed.start(after), _checked(filter), _checked_limit(limit), poll, wake))
@@ -190,7 +192,12 @@ class FlowRunStateFeed:
         """The position that is meant, None for none; and whether now is meant."""
         if value is None or value == "now":
             return None, value == "now"
-        return BEGINNING if value == "beginning" else positions.decode(field, value, Position), False
+        if value == "beginning":
+            return BEGINNING, False
+        try:
+            return positions.decode(field, value, Position), False
+        except InvalidInputError as error:
+            raise InvalidInputError(field, f"{error.message}, nor 'beginning' or 'now'") from None
 
     def _refuse_prefect(self) -> None:
         if self._execution.layout == "prefect":

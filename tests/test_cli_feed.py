@@ -84,7 +84,8 @@ def test_what_was_pruned_is_said_and_the_rest_is_printed(own_database: str) -> N
     made = create(own_database, StateType.RUNNING, delete=gone)
     done = run(*tail)
     assert ids(done.records) == made
-    assert "were pruned" in done.err
+    assert (done.code, done.err) == (1, "warning: billing: states were pruned before they were told; it goes on with what is left\n")
+    assert run(*tail).code == 0
 
 
 def test_tail_of_prefects_tables(own_dsn: str) -> None:
@@ -103,6 +104,65 @@ def test_tail_of_prefects_tables(own_dsn: str) -> None:
     assert run("tail", "--once", "--json", *options).out == ""
     done = run("tail", "--once", "--name", "billing", *options)
     assert (done.code, "a named consumer takes a table of flowstates" in done.err) == (2, True)
+
+
+def test_consumers_says_who_was_pruned_past_and_forgets(own_database: str) -> None:
+    options = ("--database-url", own_database)
+    run("tail", "--once", "--name", "billing", "--beginning", *options)
+    create(own_database, StateType.PENDING)
+    run("tail", "--once", "--name", "billing", *options)
+    (gone,) = create(own_database, StateType.PENDING)
+    create(own_database, delete=gone)
+    assert [record["is_pruned"] for record in run("consumers", "--json", *options).records] == [True]
+    assert "others were pruned before they were told" in run("consumers", *options).out
+    done = run("consumers", "--forget", "billing", *options)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    done = run("consumers", "--forget", "billing", *options)
+    assert (done.code, done.err) == (1, "error: no consumer 'billing'\n")
+
+
+def test_tail_holds_nothing_while_its_reader_does_not_read_and_ends_at_one_ctrl_c(own_database: str) -> None:
+    create(own_database, *[StateType.PENDING] * 400)
+    command = [sys.executable, "-m", "flowstates.cli", "tail", "--json", "--name", "slow", "--beginning", "--database-url", own_database]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    async def open_transactions() -> int:
+        connection: Connection = await asyncpg.connect(own_database)
+        text = "select count(*) from pg_stat_activity where datname = current_database() and backend_xid is not null"
+        found: int = await connection.fetchval(text)
+        await connection.close()
+        return found
+
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as following:
+        assert following.stdout is not None
+        following.stdout.read(1)  # the rest fills the pipe
+        assert asyncio.run(open_transactions()) == 0
+        following.send_signal(signal.SIGINT)
+        assert following.wait(60) == 130
+
+
+def test_tail_goes_on_after_a_lost_connection(own_database: str) -> None:
+    command = [sys.executable, "-m", "flowstates.cli", "tail", "--json", "--beginning", "--database-url", own_database]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    async def cut() -> None:
+        connection: Connection = await asyncpg.connect(own_database)
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        await connection.close()
+
+    for name in ([], ["--name", "billing"]):
+        with subprocess.Popen([*command, *name], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+            assert following.stdout is not None
+            (made,) = create(own_database, StateType.FAILED)
+            while UUID(json.loads(following.stdout.readline())["id"]) != made:
+                pass
+            asyncio.run(cut())
+            (made,) = create(own_database, StateType.FAILED)
+            assert UUID(json.loads(following.stdout.readline())["id"]) == made
+            following.send_signal(signal.SIGINT)
+            assert following.wait(60) == 130
 
 
 def test_tail_goes_on_until_ctrl_c(own_database: str) -> None:

@@ -186,7 +186,6 @@ async def test_now_is_after_what_was_told_and_before_what_is_open(own: Pool) -> 
     async with own.acquire() as slow, slow.transaction():
         late = await FlowRunStateRepository(slow).create_flow_run_state(uuid4(), PENDING)
         now = await feed.now()
-        assert await feed.now() == now
     after = await states.create_flow_run_state(uuid4(), PENDING)
     assert (await told(feed, now, [after.id]))[0] == [late.id, after.id]
     assert (await feed.read_page(await feed.now())).states == []
@@ -277,19 +276,24 @@ async def test_a_page_is_one_statement_and_what_holds_it_a_second(own_database: 
     kind, counts = counting()
     async with create_pool(own_database, connection_class=kind) as pool:
         feed, states = FlowRunStateFeed(pool), FlowRunStateRepository(pool)
-        assert await feed.read_page() == ([], positions.encode(positions.BEGINNING), True, ())
+        page = await feed.read_page()
+        assert (page.states, page.is_caught_up) == ([], True)
         assert counts["read_page"] == 1
+        first = await states.create_flow_run_state(uuid4(), PENDING)
+        _, after = await told(feed, None, [first.id])
+        counts.clear()
         async with pool.acquire() as slow, slow.transaction():
             await slow.execute("select pg_current_xact_id()")
             # It holds nothing, as there is nothing to tell.
-            assert (await feed.read_page()).blocked_by == ()
+            assert (await feed.read_page(after)).blocked_by == ()
             await states.create_flow_run_state(uuid4(), PENDING)
             before = counts["read_page.blocked"]
-            assert (await feed.read_page()).blocked_by
-            assert (counts["read_page"], counts["read_page.blocked"]) == (1, before + 1)
-            # With a filter, and before it is known what is there, it is another statement.
-            await feed.read_page(filter=FlowRunStateFilter(types=("FAILED",)))
-            await FlowRunStateFeed(pool).read_page()
+            assert (await feed.read_page(after)).blocked_by
+            assert (counts["read_page.next"], counts["read_page.blocked"], counts["read_page"]) == (2, before + 1, 0)
+            # With a filter, at the beginning, and before it is known what is there, it is another statement.
+            await feed.read_page(after, filter=FlowRunStateFilter(types=("FAILED",)))
+            await feed.read_page()
+            await FlowRunStateFeed(pool).read_page(after)
             assert counts["read_page"] == 3
 
 

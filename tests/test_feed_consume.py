@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -228,6 +229,58 @@ async def test_a_filter_moves_the_position_by_what_it_lets_out(own: Pool) -> Non
     assert (await feed.positions())[0].states == 0
 
 
+async def test_a_name_that_is_moved_in_its_own_block_is_told(own: Pool) -> None:
+    feed = FlowRunStateFeed(own)
+    ids = [await create(own) for _ in range(5)]
+    await told(feed, None, ids)
+    await feed.move("billing", "beginning")
+
+    async def consume_again(batch: FeedBatch) -> None:
+        async with FlowRunStateFeed(batch.connection).consume("billing") as inner:
+            await work(inner)
+
+    async def move(batch: FeedBatch) -> None:
+        assert await FlowRunStateFeed(batch.connection).move("billing", "now")
+
+    for meddle in (consume_again, move):
+        with pytest.raises(FlowStatesError, match="was moved or deleted in the block"):  # noqa: PT012
+            async with feed.consume("billing", limit=1) as batch:
+                await work(batch)
+                await meddle(batch)
+        assert await effects(own) == []
+    async with feed.consume("billing") as batch:
+        await work(batch)
+    assert await effects(own) == ids
+
+
+async def test_a_block_that_swallows_an_error_of_the_servers_is_told_also_where_nothing_is_moved(own: Pool) -> None:
+    feed = FlowRunStateFeed(own)
+    await feed.move("billing", "now")
+    for _ in range(2):
+        with pytest.raises(asyncpg.InFailedSQLTransactionError):  # noqa: PT012
+            async with feed.consume("billing") as batch:
+                with suppress(asyncpg.DivisionByZeroError):
+                    await batch.connection.execute("select 1 / 0")
+        await create(own)
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
+async def test_deletes_of_different_runs_do_not_undo_each_other(own: Pool, isolation: str) -> None:
+    runs = [uuid4() for _ in range(6)]
+    for run in runs:
+        await create(own, run=run)
+    async with asyncio.timeout(LIMIT), AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(own.acquire()) for _ in runs]
+        transactions = [connection.transaction(isolation=level(isolation)) for connection in connections]
+        for transaction in transactions:
+            await transaction.start()
+        for connection, run in zip(connections, runs, strict=True):
+            await connection.execute("delete from flow_run where id = $1", run)
+        for transaction in transactions:
+            await transaction.commit()
+    assert await own.fetchval("select count(*) from flow_run_state") == 0
+
+
 async def test_positions_say_how_far_each_is_behind(own: Pool) -> None:
     feed = FlowRunStateFeed(own)
     assert await feed.positions() == []
@@ -353,6 +406,37 @@ async def test_another_loss_behind_the_one_that_is_known_is_said_too(own: Pool) 
     assert (await at.error()).oldest != at.position
 
 
+async def test_a_loss_before_one_that_is_known_is_said_too(own: Pool) -> None:
+    at = Pruned(own)
+    await at.fill()
+    newer = [await create(own, run=run) for run in (uuid4(), uuid4())]
+    await at.states.delete_flow_run_states(flow_run_state_ids=newer[-1:])
+    middle = (await at.feed.read_page(limit=2)).position  # it has begun with what was left then
+    await at.feed.read_page(middle)
+    await at.feed.move("billing", middle)
+    assert not (await at.feed.positions())[0].is_pruned
+    await delete_run(at)
+    with pytest.raises(HistoryPrunedError) as caught:
+        await at.feed.read_page(middle)
+    assert (await at.feed.positions())[0].is_pruned
+    assert [state.id for state in (await at.feed.read_page(caught.value.oldest)).states] == [at.left, newer[0]]
+
+
+@pytest.mark.parametrize("isolation", ISOLATION)
+async def test_a_loss_that_commits_late_is_said_and_one_that_is_known_is_not(own: Pool, isolation: str) -> None:
+    at = Pruned(own)
+    await at.fill()
+    other = await create(own)
+    async with own.acquire() as slow, slow.transaction(isolation=level(isolation)):
+        await FlowRunStateRepository(slow).delete_flow_run_states(flow_run_ids=[at.run])
+        await at.states.delete_flow_run_states(flow_run_state_ids=[other])
+        middle = (await at.feed.read_page(limit=1)).position
+        assert [state.id for state in (await at.feed.read_page(middle)).states] == [*at.gone, at.left]  # and not of what it knows of
+    with pytest.raises(HistoryPrunedError) as caught:
+        await at.feed.read_page(middle)
+    assert [state.id for state in (await at.feed.read_page(caught.value.oldest)).states] == [at.left]
+
+
 async def test_deletes_of_single_states_are_not_in_the_feed(own: Pool) -> None:
     at = Pruned(own)
     await at.fill()
@@ -394,7 +478,7 @@ async def test_of_losses_the_last_is_kept_and_deletes_do_not_wait_for_each_other
         for isolation in ISOLATION:
             async with own.acquire() as other, other.transaction(isolation=level(isolation)):
                 await FlowRunStateRepository(other).delete_flow_run_states(flow_run_ids=[runs.pop(2)])
-    newest = await own.fetchval("select max(transaction)::text::bigint from flowstates_pruned")
+    newest = await own.fetchval("select max(transaction::text::bigint) from flowstates_pruned")
     await create(own, run=runs[0])
     await states.delete_flow_run_states(flow_run_ids=[runs[0]])
     assert await own.fetchval("select count(*) from flowstates_pruned where transaction::text::bigint > $1", newest) == 1

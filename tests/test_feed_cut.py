@@ -141,7 +141,7 @@ async def test_a_connection_that_is_cut_between_the_write_and_the_end_of_the_com
     async with Proxy(own_database) as proxy, create_pool(proxy.dsn, server_settings=settings) as pool:
         connection = await asyncpg.connect(proxy.dsn, server_settings=settings)
         feed = FlowRunStateFeed(pool if on == "pool" else connection)
-        cues = {"move": b"/* consume.move", "commit": b"COMMIT", "answer": b"COMMIT"}
+        cues = {"move": b"/* move.expected", "commit": b"COMMIT", "answer": b"COMMIT"}
 
         async def consume() -> None:
             async with feed.consume("billing") as batch:

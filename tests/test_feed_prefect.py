@@ -139,6 +139,50 @@ async def test_who_only_reads_and_what_is_another_databases_do_or_do_not_hold(ow
     assert (await told(feed, page.position, [state]))[0] == [state]
 
 
+async def test_what_is_told_at_the_next_look_is_not_caught_up(own: Pool) -> None:
+    feed = feed_of(own)
+    _, position = await told(feed, None, [await create(own)])
+    made = [await create(own) for _ in range(3)]
+    page = await feed.read_page(position)
+    while page.states == []:  # what others do on the server holds nothing here
+        assert not page.is_caught_up
+        page = await feed.read_page(page.position)
+    assert [state.id for state in page.states] == sorted(made, key=[state.id for state in page.states].index)
+    assert page.is_caught_up
+
+
+async def test_a_transaction_that_is_prepared_between_two_looks_holds_for_a_role_that_does_not_see_it() -> None:
+    async with asyncio.timeout(LIMIT), server_with_prepared_transactions() as dsn, create_pool(dsn) as pool:
+        await pool.execute(f"{PREFECT_TABLES}; create role reader; grant select on flow_run_state, artifact to reader")
+        async with pool.acquire() as slow, pool.acquire() as connection:
+            await connection.execute("set role reader")
+            feed = feed_of(connection)
+            await slow.execute("begin")
+            late = await create(slow)
+            _, position = await watched(feed, None)
+            await slow.execute("prepare transaction 'two phases'")
+            quick = await create(pool)
+            found, position = await watched(feed, position)
+            assert found == []
+            await pool.execute("commit prepared 'two phases'")
+            assert (await told(feed, position, [late, quick]))[0] == [late, quick]
+            await connection.execute("reset role")
+
+
+async def test_a_session_that_is_tracked_from_the_middle_of_a_transaction_on_skips_nothing(own: Pool) -> None:
+    feed = feed_of(own)
+    async with own.acquire() as slow:
+        await slow.execute("set track_activities = off")
+        async with slow.transaction():
+            await slow.execute("set track_activities = on")
+            await slow.execute("select")
+            quick = await create(own)
+            _, begin = await watched(feed, None)
+            late = await create(slow)
+            page = await held(feed, begin, slow.get_server_pid())
+        assert (await told(feed, page.position, [late, quick]))[0] == [late, quick]
+
+
 async def test_a_session_without_tracked_activities_skips_nothing(own: Pool) -> None:
     feed = feed_of(own)
     async with own.acquire() as slow:

@@ -106,9 +106,9 @@ async def test_a_new_connection_of_our_pool_asks_one_question_of_its_own(dsn: st
 
 
 OF_A_FEED: dict[str, FeedCall] = {
-    "read_page": lambda feed, _: feed.read_page(limit=1),
+    "read_page": lambda feed, position: feed.read_page(position, limit=1),
     "read_page_filter": lambda feed, _: feed.read_page(filter=FlowRunStateFilter(types=["RUNNING"]), limit=1),
-    "read_page_timeout": lambda feed, _: feed.read_page(limit=1, timeout=5),
+    "read_page_timeout": lambda feed, position: feed.read_page(position, limit=1, timeout=5),
     "now": lambda feed, _: feed.now(),
     "positions": lambda feed, _: feed.positions(),
     "move": lambda feed, position: feed.move("messages", position),

@@ -197,9 +197,7 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
         "read_page.next": {"": Guard(FEED, 3)},
         "read_page.blocked": {"": Guard(FEED, 3)},
         "now": NO_TABLE,
-        **dict.fromkeys(
-            ("consume.lock", "consume.lock_free", "consume.is_known", "consume.begin", "consume.move", "move.expected", "forget"), NO_TABLE
-        ),
+        **dict.fromkeys(("consume.lock", "consume.lock_free", "consume.is_known", "consume.begin", "move.expected", "forget"), NO_TABLE),
         "move": {"": Guard({"pk_flowstates_consumer"})},
         "positions": {"": Guard(FEED, 2)},
         "read_current_flow_run_state": {"": Guard(HISTORY, ordered=True)},
@@ -363,11 +361,11 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "prefect prune.artifacts": (*PREFECTS_OLD, *KEPT, "true", "false"),
     "prefect read_page": (MIDDLE.isoformat(), NEW, LATE.isoformat(), "501", "10000", "5 seconds", "false"),
     "prefect read_page.blocked": ("5 seconds", "false"),
-    "read_page": (*PLACE, "501", "10000", "true"),
-    "read_page.next": (*PLACE, "0", "501"),
+    "read_page": (*PLACE, "1:1:", "501", "10000", "true"),
+    "read_page.next": (*PLACE, "1:1:", "501"),
     **dict.fromkeys(("consume.lock", "consume.lock_free", "consume.is_known", "forget"), ("billing",)),
-    "move.expected": ("billing", *PLACE, "0", *PLACE),
-    **dict.fromkeys(("consume.begin", "consume.move", "move"), ("billing", *PLACE, "0")),
+    "move.expected": ("billing", *PLACE, "1:1:", *PLACE),
+    **dict.fromkeys(("consume.begin", "move"), ("billing", *PLACE, "1:1:")),
     "create_flow_run_states.present": (json.dumps([[RUN_7, "RUNNING", id, *CONTENT] for id in IDS]),),
 }
 

@@ -142,7 +142,7 @@ IN_A_TRANSACTION = [
     Call("consume", consume, b"/* consume.lock"),
     Call("consume", consume, b"/* read_page"),
     Call("consume", partial(consume, hold=True)),
-    Call("consume", consume, b"/* consume.move"),
+    Call("consume", consume, b"/* move.expected"),
     Call("consume", consume, b"COMMIT"),
     Call("consume", consume_anew, b"/* consume.is_known"),
     Call("consume", consume_anew, b"COMMIT"),

@@ -57,7 +57,7 @@ async def test_a_span_is_named_by_its_keyword_and_its_text_by_the_query(dsn: str
     of_the_feed = {
         ("with", "read_page"), ("select", "read_page.next"), ("select", "now"), ("select", "positions"), ("insert", "move"),
         ("update", "move.expected"), ("delete", "forget"), ("select", "consume.lock"), ("select", "consume.lock_free"),
-        ("select", "consume.is_known"), ("insert", "consume.begin"), ("update", "consume.move"),
+        ("select", "consume.is_known"), ("insert", "consume.begin"), ("update", "move.expected"),
     }  # fmt: skip
     assert of_the_feed <= set(ours)
     assert {name for name, _ in spans} & {"--", "/*"} == set()

@@ -49,16 +49,33 @@ def ask(
     temporary: bool = False,
     to_migrate: bool = True,
 ) -> T:
-    """What `work` returns for a connection to the database at `url`, or to the embedded server, whose tables are made on the way.
+    """What `work` returns for a connection to the database at `url`, or to the embedded server. See ask_pool."""
+
+    async def on_connection(pool: asyncpg.Pool) -> T:
+        async with pool.acquire() as connection:
+            return await work(connection)
+
+    return ask_pool(url, on_connection, layout=layout, temporary=temporary, to_migrate=to_migrate)
+
+
+def ask_pool(
+    url: str | None,
+    work: Callable[[asyncpg.Pool], Awaitable[T]],
+    *,
+    layout: Layout = "flowstates",
+    temporary: bool = False,
+    to_migrate: bool = True,
+) -> T:
+    """What `work` returns for a pool of one connection to the database at `url`, or to the embedded server, whose tables are made on the way.
 
     Without an address, of the option or the variable, that is a server for this once if it may be a `temporary` one, and else bad input.
     """
 
     async def run(url: str, to_migrate: bool) -> T:
-        async with _connected(url) as connection:
+        async with _connected(url) as pool:
             if to_migrate:
-                await flowstates.migrate(connection)
-            return await work(connection)
+                await flowstates.migrate(pool)
+            return await work(pool)
 
     # Not by typer's `envvar`, which typer 0.26.0 passes over in silence.
     url = os.environ.get("FLOWSTATES_DATABASE_URL") or None if url is None else url
@@ -103,7 +120,7 @@ def data_folder() -> Path:
 
 
 @asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[AnyConnection]:
+async def _connected(url: str) -> AsyncIterator[asyncpg.Pool]:
     if not url:
         # asyncpg would take it for the server that the environment names.
         raise InvalidInputError("database_url", "is empty")
@@ -120,8 +137,8 @@ async def _connected(url: str) -> AsyncIterator[AnyConnection]:
     except ValueError:
         # Of a host that is no name of one, or of a variable such as PGPORT.
         raise InvalidInputError("database_url", f"cannot be used: {_server(url)} is no host and port") from None
-    async with pool, pool.acquire() as connection:
-        yield connection
+    async with pool:
+        yield pool
 
 
 def _server(url: str) -> str:

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
+import asyncpg
 import typer
 
 from flowstates.analytics import FlowRunStateAnalytics
-from flowstates.cli.database import ask, exit_codes
+from flowstates.cli.database import ask, ask_pool, exit_codes
 from flowstates.cli.ids import Id, Lookup, id_of
 from flowstates.cli.render import print_error_line
 from flowstates.engine.connections import AnyConnection
@@ -260,11 +261,12 @@ def ask_feed(url: str | None, option: LayoutName | None, work: Callable[[FlowRun
     """What `work` returns for the feed of a database."""
     layout = layout_of(option)
 
-    async def run(connection: AnyConnection) -> T:
-        await _refuse_prefects_table(connection, layout)
-        return await work(FlowRunStateFeed(connection, layout=layout.value))
+    async def run(pool: asyncpg.Pool) -> T:
+        async with pool.acquire() as connection:
+            await _refuse_prefects_table(connection, layout)
+        return await work(FlowRunStateFeed(pool, layout=layout.value))
 
-    return ask(url, run, layout=layout.value)
+    return ask_pool(url, run, layout=layout.value)
 
 
 async def _refuse_prefects_table(connection: AnyConnection, layout: LayoutName) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +29,11 @@ class _Output(io.FileIO):
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            return super().write(data)
+            with _ctrl_c_raises():
+                return super().write(data)
+        except KeyboardInterrupt:
+            give_up_output()
+            raise
         except BrokenPipeError:
             give_up_output()
             sys.exit(_READER_WENT_AWAY)
@@ -41,6 +49,20 @@ class _Errors(io.FileIO):
             return super().write(data)
         except OSError:
             return memoryview(data).nbytes
+
+
+@contextmanager
+def _ctrl_c_raises() -> Iterator[None]:
+    """A loop of asyncio cancels a task on Ctrl-C, which cannot be one that waits for a reader who does not read."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler in (signal.SIG_IGN, signal.default_int_handler, None) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def open_streams() -> None:

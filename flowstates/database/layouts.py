@@ -79,13 +79,16 @@ LAYOUTS: dict[Layout, dict[str, Table]] = {
             columns={
                 "name": "text not null",
                 **_PLACE,
-                "missing": "xid8 not null default '0'::xid8",
+                "known": "text not null default (pg_current_snapshot())::text",
                 "updated": f"{_TIME} not null default CURRENT_TIMESTAMP",
             },
             indexes=(Index("name", is_unique=True),),
             checks={"ck_flowstates_consumer__name": "CHECK ((name <> ''::text))"},
         ),
-        "flowstates_pruned": Table(columns=_PLACE, indexes=(Index("transaction, timestamp, id", is_unique=True),)),
+        "flowstates_pruned": Table(
+            columns={**_PLACE, "pruned_by": "xid8 not null default pg_current_xact_id()"},
+            indexes=(Index("transaction, timestamp, id, pruned_by", is_unique=True),),
+        ),
     },
     "prefect": {
         "flow_run_state": Table(

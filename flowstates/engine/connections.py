@@ -27,7 +27,8 @@ _GRACE = 0.25  # seconds that a call may last after its timeout, for what it has
 _TRIES = 5
 _FIRST_PAUSE = 0.01  # seconds, before the second try; then twice as long each time
 CUT = (asyncio.CancelledError, TimeoutError)
-_BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What asyncpg raises of a server, a connection or a network."""
 _ENCODING = "the client_encoding of the connection has no such character: set it to UTF8"
 CURES: dict[type[asyncpg.PostgresError], str] = {
     asyncpg.ReadOnlySQLTransactionError: "the server or the session is read only; after a failover: target_session_attrs='read-write' in the "
@@ -111,12 +112,12 @@ class Acquired:
             except asyncio.CancelledError:
                 self._drop_in_a_moment()  # it is being given back all the same
                 raise
-            except _BROKEN:
+            except BROKEN:
                 if error is None and not self._was_dropped:
                     raise
         if self._watch is not None:
             self._watch.cancel()
-        if self._was_dropped and not was_cut and isinstance(error, _BROKEN):
+        if self._was_dropped and not was_cut and isinstance(error, BROKEN):
             raise TimeoutError from error
 
     async def _give_back_soon(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -128,7 +129,7 @@ class Acquired:
                     await self._acquiring.pool.release(self._connection, timeout=_GRACE)
                 else:
                     await self._acquiring.__aexit__(kind, error, trace)
-        except _BROKEN:
+        except BROKEN:
             drop(self._connection)
 
     def _drop_in_a_moment(self) -> None:
@@ -189,7 +190,7 @@ class Transaction:
             drop(self._connection)
             if is_owed:
                 raise
-        except _BROKEN:
+        except BROKEN:
             if is_owed or not is_lost(self._connection):
                 raise
 
@@ -266,7 +267,7 @@ async def close_cursor(connection: AnyConnection, cursor: Cursor[asyncpg.Record]
         await close(None)
     except asyncpg.NoActiveSQLTransactionError:
         pass  # the transaction has ended, and the cursor with it
-    except _BROKEN:
+    except BROKEN:
         if not is_lost(connection):
             raise
 

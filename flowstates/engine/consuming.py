@@ -13,7 +13,7 @@ import asyncpg
 from flowstates.engine import positions
 from flowstates.engine.connections import AnyConnection, Transaction, is_lost
 from flowstates.engine.execution import Execution
-from flowstates.engine.feeding import Blocker, OwnFeed
+from flowstates.engine.feeding import Blocker, OwnFeed, refuse
 from flowstates.engine.positions import BEGINNING, Position
 from flowstates.errors import FlowStatesError, HistoryPrunedError, InvalidInputError
 from flowstates.filters import FlowRunStateFilter
@@ -37,13 +37,15 @@ class FeedBatch(NamedTuple):
 
 class ConsumerPosition(NamedTuple):
     """How far a named consumer has come, and since when. `states` come after it, 100,000 standing for that or more, also those that its filter lets
-    out or that an open transaction holds; `behind` is for how long the first of them has been there, by its `created`."""
+    out or that an open transaction holds; `behind` is for how long the first of them has been there, by its `created`.
+    With `is_pruned` others that came after it are gone, and its next batch is a HistoryPrunedError."""
 
     name: str
     position: str
     updated: datetime
     states: int
     behind: timedelta
+    is_pruned: bool
 
 
 @asynccontextmanager
@@ -85,7 +87,7 @@ async def consume(
             if before is None:
                 if not skip_locked:
                     raise FlowStatesError(f"the consumer {name!r} was deleted meanwhile")
-                batch, after = FeedBatch([], connection, "", is_caught_up=False, blocked_by=(), is_taken=True), None
+                batch, after = FeedBatch([], connection, "", is_caught_up=True, blocked_by=(), is_taken=True), None
             else:
                 page, after = await OwnFeed(own).read(before, filter, limit)
                 batch = FeedBatch(page.states, connection, page.position, page.is_caught_up, page.blocked_by, is_taken=False)
@@ -94,15 +96,23 @@ async def consume(
             raise asyncpg.ConnectionDoesNotExistError(f"the connection was lost in the block: the consumer {name!r} is where it was before")
         if not connection.is_in_transaction():
             raise FlowStatesError(f"the block has ended the transaction in which the consumer {name!r} was to be moved")
-        if after is not None and after != before:
+        if before is not None and after is not None:
+            # Where nothing is to be moved, a block that has swallowed an error of the server's is to hear of it: what it wrote will not be stored.
+            at_end = ("consume.is_known", name) if after == before else ("move.expected", name, *after, *before.place)
             async with asyncio.timeout(timeout):
-                if not await own.values("consume.move", name, *after, timeout=None):
-                    raise FlowStatesError(f"the consumer {name!r} was deleted in the block")
+                if (await own.values(*at_end, timeout=None)) in ([], ["false"]):
+                    raise FlowStatesError(f"the consumer {name!r} was moved or deleted in the block")
 
 
 async def _lock(execution: Execution, name: str, skip_locked: bool) -> Position | None:
     rows = await execution.rows("consume.lock_free" if skip_locked else "consume.lock", name, timeout=None)
-    return positions.stored(*rows[0]) if rows else None
+    if not rows:
+        return None
+    *position, is_foreign = rows[0]
+    before = positions.stored(*position)
+    if is_foreign == "true":
+        refuse("states", before)
+    return before
 
 
 async def _begin(execution: Execution, name: str, start: Position | None, is_now: bool) -> None:
@@ -122,10 +132,11 @@ async def all_positions(execution: Execution) -> list[ConsumerPosition]:
     return [
         ConsumerPosition(
             name=name,
-            position=positions.encode(positions.stored(transaction, timestamp, id_, missing)),
+            position=positions.encode(positions.stored(transaction, timestamp, id_, known)),
             updated=datetime.fromisoformat(updated[1:-1] + "Z"),
             states=int(states),
+            is_pruned=is_pruned == "true",
             behind=timedelta(microseconds=max(0, int(behind or 0))),
         )
-        for name, transaction, timestamp, id_, missing, updated, states, behind in await execution.rows("positions", timeout=None)
+        for name, transaction, timestamp, id_, known, updated, states, is_pruned, behind in await execution.rows("positions", timeout=None)
     ]

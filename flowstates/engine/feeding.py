@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, NoReturn
 from flowstates.engine import positions, queries
 from flowstates.engine.execution import Argument, Execution
 from flowstates.engine.positions import BEGINNING, PREFECTS_BEGINNING, AnyPosition, Position, PrefectPosition
-from flowstates.engine.rows import COLUMNS, to_states
-from flowstates.errors import FlowStatesError, ForeignPositionError, HistoryPrunedError
+from flowstates.engine.rows import COLUMNS, time_of, to_states
+from flowstates.errors import FlowStatesError, ForeignPositionError, HistoryPrunedError, InvalidInputError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.records import FlowRunState
 
@@ -62,6 +62,8 @@ class Feed(ABC, Generic[AnyPosition]):
 
     def start(self, after: str | None) -> AnyPosition:
         """The position of a text; InvalidInputError for another layout's."""
+        if after in ("beginning", "now"):
+            raise InvalidInputError("after", f"is {after!r}: that is {'None' if after == 'beginning' else 'what now() gives'} here")
         return self.beginning if after is None else positions.decode("after", after, self.kind)
 
     @abstractmethod
@@ -104,12 +106,11 @@ class OwnFeed(Feed[Position]):
     async def read(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, Position]:
         """The page after a position, and its own position."""
         rows, looked = await self._rows(after, filter, limit)
-        first, missing = rows[0], rows[0].get("missing")
-        is_at_beginning = after.transaction == BEGINNING.transaction
-        if missing is not None and int(missing) > int(after.missing):
-            if not is_at_beginning:
-                raise HistoryPrunedError(positions.encode(after), positions.encode(after._replace(missing=missing)))
-            after = after._replace(missing=missing)  # whoever begins at the beginning begins with what is left
+        first = rows[0]
+        if after.transaction == BEGINNING.transaction:
+            after = after._replace(known=first["known"])  # whoever begins at the beginning begins with what is left
+        elif first.get("is_pruned") == "true":
+            raise HistoryPrunedError(positions.encode(after), positions.encode(after._replace(known=first["known"])))
         is_more = len(rows) > limit
         told = rows[:limit] if first["id"] is not None else []
         states = to_states([row[: len(COLUMNS)] for row in told])
@@ -118,25 +119,25 @@ class OwnFeed(Feed[Position]):
             # It has gone on past what the filter lets out.
             if first["reached"] is not None:
                 transaction, timestamp, id_, count = json.loads(first["reached"])
-                position, is_caught_up = Position(transaction, f"{timestamp}+00:00", id_, after.missing), count < looked
+                position, is_caught_up = Position(transaction, f"{timestamp}+00:00", id_, after.known), count < looked
         elif told:
             last = states[-1]
-            position = Position(told[-1]["transaction"], last.timestamp.astimezone(UTC).isoformat(), str(last.id), after.missing)
+            position = Position(told[-1]["transaction"], last.timestamp.astimezone(UTC).isoformat(), str(last.id), after.known)
         # What is read on for is not held.
         is_held = is_caught_up and not states and first["is_open"] == "true"
         return FeedPage(states, positions.encode(position), is_caught_up, await self._blockers() if is_held else ()), position
 
     async def _rows(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[list[asyncpg.Record], int]:
         """One row more than the page has, if there is one, and how many states were looked at for them at most."""
-        place, most = (after.transaction, after.timestamp, after.id), limit + 1
-        if filter is None and self._is_known:
-            rows = await self._execution.rows("read_page.next", *place, after.missing, str(most), timeout=None)
+        most = limit + 1
+        if filter is None and self._is_known and after.transaction != BEGINNING.transaction:
+            rows = await self._execution.rows("read_page.next", *after, str(most), timeout=None)
             if rows[0]["is_doubtful"] == "false":
                 return rows, most
         looked = most if filter is None else max(most, MOST_LOOKED_AT)
-        rows = await self._execution.rows("read_page", *place, str(most), str(looked), str(not self._is_known), filter=filter, timeout=None)
+        rows = await self._execution.rows("read_page", *after, str(most), str(looked), str(not self._is_known), filter=filter, timeout=None)
         if rows[0]["fault"] is not None:
-            _refuse(rows[0]["fault"], after)
+            refuse(rows[0]["fault"], after)
         self._is_known = True
         return rows, looked
 
@@ -147,8 +148,7 @@ class OwnFeed(Feed[Position]):
 
     async def now(self) -> Position:
         """See Feed."""
-        transaction, missing = (await self._execution.rows("now", timeout=None))[0]
-        return positions.before(transaction, missing or "0")
+        return positions.before(*(await self._execution.rows("now", timeout=None))[0])
 
 
 class PrefectFeed(Feed[PrefectPosition]):
@@ -172,7 +172,7 @@ class PrefectFeed(Feed[PrefectPosition]):
         rows = await self._execution.rows("read_page", *place, str(most), str(looked), self._interval, is_joined, filter=filter, timeout=None)
         first = rows[0]
         if first["fault"] is not None:
-            _refuse(first["fault"], after)
+            refuse(first["fault"], after)
         states = to_states([row[: len(COLUMNS)] for row in rows[:limit] if row["id"] is not None])
         position, is_caught_up = after.looked(positions.stored_time(first["begun"]), first["unseen"] or ""), len(rows) <= limit
         if not is_caught_up:
@@ -180,7 +180,12 @@ class PrefectFeed(Feed[PrefectPosition]):
         elif first["reached"] is not None:
             updated, id_, count = json.loads(first["reached"])
             position, is_caught_up = position._replace(updated=f"{updated}+00:00", id=id_), count < looked
-        blocked_by = await self._blockers(self._interval, is_joined) if is_caught_up and first["is_held"] == "true" else ()
+        blocked_by: tuple[Blocker, ...] = ()
+        if is_caught_up and first["waiting"] is not None:
+            # The next page tells it, or somebody holds it.
+            bound = position.bound
+            is_next = bound != PREFECTS_BEGINNING.bound and time_of(first["waiting"]) < datetime.fromisoformat(bound) - self._slack
+            is_caught_up, blocked_by = not is_next, () if states or is_next else await self._blockers(self._interval, is_joined)
         return FeedPage(states, positions.encode(position), is_caught_up, blocked_by), position
 
     async def now(self) -> PrefectPosition:
@@ -200,7 +205,8 @@ class PrefectFeed(Feed[PrefectPosition]):
         return after.looked(positions.stored_time(begun), unseen or "")
 
 
-def _refuse(fault: str, after: Position | PrefectPosition) -> NoReturn:
+def refuse(fault: str, after: Position | PrefectPosition) -> NoReturn:
+    """The error of what a query has found to make an answer untrue."""
     match fault:
         case "position":
             raise ForeignPositionError(
@@ -211,8 +217,8 @@ def _refuse(fault: str, after: Position | PrefectPosition) -> NoReturn:
             )
         case "states":
             raise ForeignPositionError(
-                "there are states of transactions that this server has not come to, as after a restore into another cluster: until it has, what is "
-                "written now would be told before them, or be skipped; `mend` is the SQL that gives them a number of this cluster",
+                "there are states, or a consumer, of transactions that this server had not come to, as after a restore into another cluster: what is "
+                "written since would be told before them, or be skipped; `mend` is the SQL that gives them a number of this cluster",
                 None,
                 queries.catalog("mend_transactions"),
             )

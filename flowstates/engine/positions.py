@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from hashlib import sha256
 from typing import NamedTuple, TypeVar
 from uuid import UUID
@@ -15,13 +16,18 @@ _LEAST_ID = str(UUID(int=0))
 
 
 class Position(NamedTuple):
-    """The place of a state in the order of (transaction, timestamp, id), as texts: what comes after it is to be told. Up to the transaction `missing`
-    it is known that states have gone untold."""
+    """The place of a state in the order of (transaction, timestamp, id), as texts: what comes after it is to be told. What was pruned as far as the
+    snapshot `known` sees is known; it is empty before the first page."""
 
     transaction: str
     timestamp: str
     id: str
-    missing: str = "0"
+    known: str = ""
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What moves with what is told."""
+        return self[:3]
 
 
 class PrefectPosition(NamedTuple):
@@ -33,6 +39,11 @@ class PrefectPosition(NamedTuple):
     bound: str
     next_bound: str = ""
     unseen: str = ""
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What moves with what is told."""
+        return self[:2]
 
     def looked(self, begun: str, unseen: str) -> PrefectPosition:
         """After a look: since when transactions may be open, and which ones there are of which that is not seen."""
@@ -46,14 +57,14 @@ class PrefectPosition(NamedTuple):
 AnyPosition = TypeVar("AnyPosition", Position, PrefectPosition)
 
 
-def before(transaction: str, missing: str = "0") -> Position:
+def before(transaction: str, known: str = "") -> Position:
     """The position before all that a transaction, or a later one, writes."""
-    return Position(transaction, "-infinity", _LEAST_ID, missing)
+    return Position(transaction, "-infinity", _LEAST_ID, known)
 
 
-def stored(transaction: str, timestamp: str, id: str, missing: str) -> Position:
+def stored(transaction: str, timestamp: str, id: str, known: str) -> Position:
     """The position that the server tells."""
-    return Position(transaction, stored_time(timestamp), id, missing)
+    return Position(transaction, stored_time(timestamp), id, known)
 
 
 def stored_time(text: str) -> str:
@@ -62,6 +73,11 @@ def stored_time(text: str) -> str:
     return time if time.endswith("infinity") else f"{time}+00:00"
 
 
+_TIME, _UUID = r"(-?infinity|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\+00:00)", r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_FORMS = {
+    Position: re.compile(rf"\d{{1,20}} {_TIME} {_UUID} (\d+:\d+:[\d,]*)?", re.ASCII),
+    PrefectPosition: re.compile(rf"{_TIME} {_UUID} {_TIME} {_TIME}? [\d/ a-z-]*", re.ASCII),
+}
 BEGINNING = before("0")
 PREFECTS_BEGINNING = PrefectPosition("-infinity", _LEAST_ID, "-infinity")
 
@@ -80,7 +96,7 @@ def decode(field: str, text: object, kind: type[AnyPosition]) -> AnyPosition:
             raise TypeError
         version, *parts, _ = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars="-_", validate=True))
         position = kind(*parts)
-        known = version == _VERSION and all(isinstance(part, str) for part in position)
+        known = version == _VERSION and _FORMS[kind].fullmatch(" ".join(position)) is not None
     except (ValueError, TypeError, RecursionError):
         known = False
     # With the digest, a position that was changed on its way is refused, and the server is never sent what is no position.

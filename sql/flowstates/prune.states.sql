@@ -17,7 +17,12 @@ with /* slot: thinned */ chosen as (
     select gone.transaction, gone.timestamp, gone.id
       from gone
      where gone.transaction <> pg_current_xact_id()
-       and (gone.transaction, gone.timestamp, gone.id) > all (select transaction, timestamp, id from flowstates_pruned)
+       and (current_setting('transaction_isolation') = 'serializable'
+            or not exists (
+               select
+                 from flowstates_pruned as own
+                where own.pruned_by = pg_current_xact_id()
+                  and (own.transaction, own.timestamp, own.id) >= (gone.transaction, gone.timestamp, gone.id)))
      order by gone.transaction desc, gone.timestamp desc, gone.id desc
      limit 1
         on conflict do nothing

@@ -1,4 +1,4 @@
--- read_page.next(transaction text, timestamp text, id text, missing text, most text) -> many row
+-- read_page.next(transaction text, timestamp text, id text, known text, most text) -> many row
 -- The same without a filter, where it was looked at what can make an answer untrue: who follows a feed asks this again and again, and an empty page
 -- costs half of what it would cost with all of that. It says whether all of that is to be asked. One row without a state where there is none.
 -- What is given is looked up in a row, so that it is read once, and one plan serves all positions.
@@ -9,9 +9,9 @@ select /* slot: state */ state.* /* end */, state.transaction::text as transacti
         or exists (select
                      from flowstates_pruned as pruned
                     where (pruned.transaction, pruned.timestamp, pruned.id) > (given.transaction, given.timestamp, given.id)
-                      and pruned.transaction > given.missing))::text as is_doubtful
-  from (values (pg_current_snapshot(), $1::text::xid8, $2::text::timestamptz, $3::text::uuid, $4::text::xid8, $5::text::bigint))
-       as given (snapshot, transaction, timestamp, id, missing, most)
+                      and not pg_visible_in_snapshot(pruned.pruned_by, given.known)))::text as is_doubtful
+  from (values (pg_current_snapshot(), $1::text::xid8, $2::text::timestamptz, $3::text::uuid, nullif($4::text, '')::pg_snapshot, $5::text::bigint))
+       as given (snapshot, transaction, timestamp, id, known, most)
   left join lateral (
        select state.*
          from (select state.*

@@ -1,15 +1,16 @@
--- read_page(transaction text, timestamp text, id text, most text, looked text, is_first text) -> many row
+-- read_page(transaction text, timestamp text, id text, known text, most text, looked text, is_first text) -> many row
 -- The next states after a position that a filter lets through, in the order of (transaction, timestamp, id) up to the oldest transaction that is
 -- open; it looks at so many states and gives so many. One row without a state where there is none. Besides, what makes an answer untrue.
 -- What is given is looked up in a query, so that one plan serves all positions: planned anew, an empty page would cost several times as much. No page
 -- looks at more than 10,001 states, which keeps the planner from plans for many rows.
 with given as materialized (
-    select $1::text::xid8 as transaction, $2::text::timestamptz as timestamp, $3::text::uuid as id, $5::text::bigint as looked
+    select $1::text::xid8 as transaction, $2::text::timestamptz as timestamp, $3::text::uuid as id, nullif($4::text, '')::pg_snapshot as known,
+           $6::text::bigint as looked
 ), bound as materialized (
     -- Of the snapshot that the states are read with: nobody can write below the horizon any more, and what was committed there is seen.
     select pg_snapshot_xmin(snapshot) as horizon, pg_snapshot_xmax(snapshot) as newest,
            -- The number that the next transaction gets, which age() counts from; in a transaction that has a number it counts from that.
-           (pg_snapshot_xmax(snapshot)::text::bigint + greatest(age(pg_snapshot_xmax(snapshot)::xid), 0))::text::xid8 as next
+           (pg_snapshot_xmax(snapshot)::text::bigint + greatest(age(pg_snapshot_xmax(snapshot)::xid), 0))::text::xid8 as next, snapshot
       from pg_current_snapshot() as taken (snapshot)
 ), looked as materialized (
     select state.*
@@ -27,7 +28,7 @@ with given as materialized (
       from looked as state
      where (/* slot: filter */ true /* end */)
      order by state.transaction, state.timestamp, state.id
-     limit $4::text::bigint
+     limit $5::text::bigint
 ), fault as materialized (
     select case -- At an older snapshot a position may be newer than that.
                 when $1::text::xid8 > bound.next
@@ -35,7 +36,7 @@ with given as materialized (
                      and (current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
                           or statement_timestamp() = transaction_timestamp())
                 then 'position'
-                when not $6::text::boolean then null
+                when not $7::text::boolean then null
                 -- Of transactions that are still to come. Those that are open have lesser numbers, so it looks at none of their states.
                 when (select transaction
                         from flow_run_state
@@ -50,16 +51,16 @@ with given as materialized (
       from bound
 )
 select /* slot: state */ state.* /* end */, state.transaction::text as transaction, fault.kind as fault,
-       -- The last transaction of which a state is gone that comes after the position.
-       (select pruned.transaction
-          from flowstates_pruned as pruned
-         where (pruned.transaction, pruned.timestamp, pruned.id)
-               > ((select transaction from given), (select timestamp from given), (select id from given))
-         order by pruned.transaction desc, pruned.timestamp desc, pruned.id desc
-         limit 1)::text as missing,
+       -- Whether states are gone that come after the position, by a transaction that it does not know.
+       (exists (select
+                  from flowstates_pruned as pruned
+                 where (pruned.transaction, pruned.timestamp, pruned.id)
+                       > ((select transaction from given), (select timestamp from given), (select id from given))
+                   and not pg_visible_in_snapshot(pruned.pruned_by, (select known from given))))::text as is_pruned,
+       bound.snapshot::text as known,
        (bound.horizon < bound.newest)::text as is_open,
        -- How far it looked, where that is not how far it tells.
-       case when (select count(*) from page) < $4::text::bigint
+       case when (select count(*) from page) < $5::text::bigint
             then (select json_build_array(state.transaction::text, to_json(state.timestamp at time zone 'UTC'), state.id,
                                           (select count(*) from looked))::text
                     from looked as state

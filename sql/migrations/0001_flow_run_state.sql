@@ -61,27 +61,33 @@ create table flow_run (
 -- The runs in a state, by the time since when; those that moved in a window.
 create index ix_flow_run__state_type_state_timestamp_id on flow_run (state_type, state_timestamp, id);
 
--- Places of states that went with their run, or in a prune: the last one counts. A row a delete, as deletes do not wait for each other; none where
--- one is known that lies behind.
+-- Places of states that went with their run, or in a prune, the last one of each such delete, and which transaction it was. A row a delete, as deletes
+-- do not wait for each other; those that a later delete goes past are dropped, so most often one is left.
 create table flowstates_pruned (
     transaction xid8        not null,
     timestamp   timestamptz not null,
     id          uuid        not null,
+    pruned_by   xid8        not null default pg_current_xact_id(),
 
-    constraint pk_flowstates_pruned primary key (transaction, timestamp, id)
+    constraint pk_flowstates_pruned primary key (transaction, timestamp, id, pruned_by)
 );
 
--- The last place counts, so those before it go, but none that another transaction holds. At an older snapshot such a delete would be undone.
+-- Who does not know of this delete is told of it, and is told no more of those before it that reached less far. So they go, but none that another
+-- transaction holds. At an older snapshot such a delete would be undone.
 create function keep_last_pruned() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
     perform set_config('search_path', quote_ident(tg_table_schema) || ', pg_temp', true);
     if current_setting('transaction_isolation') not in ('repeatable read', 'serializable') then
         delete from flowstates_pruned
          where ctid = any (array (
-               select ctid
+               select pruned.ctid
                  from flowstates_pruned as pruned
-                where (transaction, timestamp, id)
-                      < (select transaction, timestamp, id from flowstates_pruned order by transaction desc, timestamp desc, id desc limit 1)
+                where exists (
+                      select
+                        from noted
+                       where (pruned.transaction, pruned.timestamp, pruned.id) <= (noted.transaction, noted.timestamp, noted.id)
+                         and (pruned.transaction, pruned.timestamp, pruned.id, pruned.pruned_by)
+                             <> (noted.transaction, noted.timestamp, noted.id, noted.pruned_by))
                   for update skip locked));
     end if;
     return null;
@@ -89,7 +95,7 @@ end
 $$;
 
 create trigger tr_flowstates_pruned__insert after insert on flowstates_pruned
-    for each statement execute function keep_last_pruned();
+    referencing new table as noted for each statement execute function keep_last_pruned();
 
 -- After deletes of states, whoever sent them: their runs' rows let go of what went. No temporary object comes before those that are meant, as a
 -- cascade runs this with the rights of the tables' owner. A plan is kept for all sizes of the tables and of what is deleted: without sequential
@@ -173,7 +179,13 @@ begin
                            select flow_run.id from flow_run where flow_run.id = any (array (select distinct flow_run_id from gone))))
                  order by gone.transaction desc, gone.timestamp desc, gone.id desc
                  limit 1) as last
-         where (last.transaction, last.timestamp, last.id) > all (select transaction, timestamp, id from flowstates_pruned)
+         -- A look at it there would let others' deletes and this undo each other.
+         where current_setting('transaction_isolation') = 'serializable'
+            or not exists (
+               select
+                 from flowstates_pruned as own
+                where own.pruned_by = pg_current_xact_id()
+                  and (own.transaction, own.timestamp, own.id) >= (last.transaction, last.timestamp, last.id))
             on conflict do nothing;
     end if;
     return null;
@@ -192,9 +204,11 @@ begin
     insert into flowstates_pruned (transaction, timestamp, id)
     select pg_current_xact_id(), 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff'
      where current_setting('transaction_isolation') in ('repeatable read', 'serializable')
+       and pg_relation_size(to_regclass('flow_run_state')) > 0
      union all
     (select transaction, timestamp, id
        from flow_run_state
+      where transaction <> pg_current_xact_id()
       order by transaction desc, timestamp desc, id desc
       limit 1)
         on conflict do nothing;

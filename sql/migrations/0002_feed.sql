@@ -6,8 +6,8 @@ create table flowstates_consumer (
     transaction xid8        not null,
     timestamp   timestamptz not null,
     id          uuid        not null,
-    -- Up to this transaction it is known to whom this is that states are missing.
-    missing     xid8        not null default '0',
+    -- A snapshot: what was pruned as far as it sees is known to whom this is.
+    known       text        not null default pg_current_snapshot()::text,
     updated     timestamptz not null default current_timestamp,
 
     constraint pk_flowstates_consumer primary key (name),

@@ -8,7 +8,7 @@ select open.pid::text as pid, open.database::text as database, open.application_
          where usesysid is not null
            and (pid <> pg_backend_pid() or $2::text::boolean) -- the caller's own too
            and (xact_start < statement_timestamp() - $1::text::interval
-                or (coalesce(state, 'disabled') = 'disabled'
+                or (xact_start is null and state is distinct from 'idle'
                     and exists (select
                                   from pg_catalog.pg_locks as held
                                  where held.pid = session.pid and held.locktype = 'virtualxid' and held.mode = 'ExclusiveLock')))

@@ -35,13 +35,14 @@ with given as materialized (
 )
 select /* slot: state */ state.* /* end */, answer.fault,
        to_json(answer.begun at time zone 'UTC')::text as begun, answer.unseen,
-       -- Whether states wait that would be told if nothing were open.
-       (not exists (select from page)
-        and exists (select
-                      from flow_run_state as waiting
-                     where (waiting.updated, waiting.id) > ((select updated from given), (select id from given))
-                       and waiting.updated >= (select bound - slack from given)
-                       and waiting.updated < statement_timestamp() - (select slack from given)))::text as is_held,
+       -- When the first was sent of the states that wait and would be told if nothing were open.
+       (select to_json(waiting.updated at time zone 'UTC')
+          from flow_run_state as waiting
+         where (waiting.updated, waiting.id) > ((select updated from given), (select id from given))
+           and waiting.updated >= (select bound - slack from given)
+           and waiting.updated < statement_timestamp() - (select slack from given)
+         order by waiting.updated
+         limit 1)::text as waiting,
        -- How far it looked, where that is not how far it tells.
        case when (select count(*) from page) < $4::text::bigint
             then (select json_build_array(to_json(state.updated at time zone 'UTC'), state.id, (select count(*) from looked))::text
