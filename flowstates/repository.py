@@ -22,8 +22,12 @@ from flowstates.values import Layout, flag, kind_of, one_of, seconds, shown, to_
 class FlowRunStateRepository:
     """The states of runs, on a pool or a connection that stays the caller's.
 
-    On a connection every call joins the transaction that is open there. `layout` says whose tables they are: `flowstates` (made by `migrate`)
-    or `prefect` (read and deleted from, never written to). A call is one statement and one round trip.
+    On a connection every call joins the transaction that is open there. SQLAlchemy's AsyncSession and AsyncConnection on asyncpg are connections
+    too: a call begins their transaction if none is open, which takes a statement more, and first sends what was added to the session, unless its
+    `autoflush` is off. What fails before a statement of the library's is SQLAlchemy's error.
+
+    `layout` says whose tables they are: `flowstates` (made by `migrate`) or `prefect` (read and deleted from, never written to). A call is one
+    statement and one round trip.
 
     `transitions` says which types may follow each type, and under None with which a run may begin: a create without `expected` then expects one of
     those from which its own may follow. Without it everything may follow everything. Batches are not held to it.

@@ -37,6 +37,7 @@ def as_ours(address: str) -> dict[str, Any]:
     return {name: arguments[name] for name in PARTS if name in arguments}
 
 
+@pytest.mark.once  # an older SQLAlchemy reads addresses in other ways
 @pytest.mark.parametrize(
     "rest",
     [
@@ -128,6 +129,7 @@ def test_an_address_of_the_command_line_names_what_python_has(address: str) -> N
         create_pool(address)
 
 
+@pytest.mark.once  # an older SQLAlchemy reads addresses in other ways
 @given(
     st.text(st.characters(exclude_characters="@", exclude_categories=["Cs"])),
     st.text(st.characters(exclude_characters="@?", exclude_categories=["Cs"])),

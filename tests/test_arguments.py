@@ -308,7 +308,7 @@ def test_what_is_created_reads_back_equal(
     loop: asyncio.AbstractEventLoop, connection_of_the_module: Connection, changes: dict[str, Any], is_bulk: bool
 ) -> None:
     source = Counting(connection_of_the_module)
-    states = FlowRunStateRepository(source)  # type: ignore[arg-type]
+    states = FlowRunStateRepository(source)
     arguments: dict[str, Any] = {"flow_run_id": uuid4(), "type": "RUNNING", "id": uuid4()} | changes
     try:
         asked = NewFlowRunState(**arguments)

@@ -266,7 +266,7 @@ async def test_the_first_schema_of_the_search_path_is_the_one(own_dsn: str, layo
 @pytest.mark.parametrize("begun", [False, True])
 async def test_the_connection_inside_a_session_of_sqlalchemy_serves(layout_dsns: dict[Layout, str], layout: Layout, begun: bool) -> None:
     dsn = layout_dsns[layout]
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    engine = create_async_engine(dsn.replace("postgresql:", "postgresql+asyncpg:", 1))
     async with connected(dsn) as plain, AsyncSession(engine) as session:
         connection = (await (await session.connection()).get_raw_connection()).driver_connection
         assert isinstance(connection, asyncpg.Connection)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import threading
+from asyncio import current_task
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from inspect import getmembers, getsource, isawaitable, isfunction
@@ -16,6 +17,8 @@ from typing import assert_type, get_args, get_type_hints
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session
 
 from flowstates import (
     Blocker,
@@ -46,6 +49,7 @@ from flowstates import (
 
 pytestmark = pytest.mark.versions
 
+ENGINE = create_async_engine("postgresql+asyncpg://")
 RUN, OTHER = UUID(int=1), UUID(int=2)
 TEXT = str(RUN)
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
@@ -211,8 +215,22 @@ WRONG: list[tuple[str, Callable[[FlowRunStateRepository], object]]] = [
     ("expected", lambda _: FlowRunStateFeed(create_pool()).move("billing", "now", expected=5)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("name", lambda _: FlowRunStateFeed(create_pool()).forget(5)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ("pool_or_connection", lambda _: FlowRunStateRepository("postgresql://localhost")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("pool_or_connection", lambda _: FlowRunStateRepository(Session())),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("pool_or_connection", lambda _: FlowRunStateRepository(ENGINE)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ("pool_or_connection", lambda _: migrate(async_sessionmaker(ENGINE))),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 ]
 # fmt: on
+
+
+def test_what_sqlalchemy_has_is_taken() -> None:
+    scoped = async_scoped_session(async_sessionmaker(ENGINE), scopefunc=current_task)
+    for repository in (
+        FlowRunStateRepository(AsyncSession(ENGINE)),
+        FlowRunStateRepository(ENGINE.connect()),
+        FlowRunStateRepository(async_sessionmaker(ENGINE)()),
+        FlowRunStateRepository(scoped),
+    ):
+        assert assert_type(repository, FlowRunStateRepository)
 
 
 @pytest.mark.parametrize(("field", "wrong"), WRONG, ids=[f"{number}-{field}" for number, (field, _) in enumerate(WRONG)])

@@ -15,11 +15,12 @@ from asyncpg.pool import PoolAcquireContext, PoolConnectionProxy
 
 from flowstates.engine import queries
 from flowstates.engine.retries import UNDONE, retrying
+from flowstates.engine.sessions import SessionOrConnection, is_of_sqlalchemy, join
 from flowstates.errors import InvalidInputError
 from flowstates.values import Layout, kind_of
 
 AnyConnection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
-PoolOrConnection: TypeAlias = asyncpg.Pool | AnyConnection
+PoolOrConnection: TypeAlias = asyncpg.Pool | AnyConnection | SessionOrConnection
 Isolation: TypeAlias = Literal["read_committed", "repeatable_read"]
 T = TypeVar("T")
 
@@ -50,15 +51,14 @@ def is_pool(pool_or_connection: object) -> bool:
     """Whether it is a pool, or a connection; InvalidInputError for anything else. They are known by their methods, as they may be wrapped."""
     if hasattr(pool_or_connection, "acquire"):
         return True
-    if hasattr(pool_or_connection, "fetch"):
+    if hasattr(pool_or_connection, "fetch") or is_of_sqlalchemy(pool_or_connection):
         return False
-    is_of_sqlalchemy = any(base.__module__.partition(".")[0] == "sqlalchemy" for base in type(pool_or_connection).__mro__)
-    cure = ": take the driver's connection out of it, as the README shows for SQLAlchemy" if is_of_sqlalchemy else ""
-    raise InvalidInputError("pool_or_connection", f"is {kind_of(pool_or_connection)}, not an asyncpg pool or connection{cure}")
+    kinds = "an asyncpg pool or connection, nor an AsyncSession or AsyncConnection of SQLAlchemy"
+    raise InvalidInputError("pool_or_connection", f"is {kind_of(pool_or_connection)}, not {kinds}")
 
 
 class Acquired:
-    """A context manager: a connection of the pool, given back afterwards, or the caller's own, left as it is.
+    """A context manager: a connection of the pool, given back afterwards, or the caller's own, left as it is, or that of a session.
 
     A connection of the pool whose block ended by a cancellation or a timeout gets a moment, and is dropped if it is still busy then, since the
     server or the network does not answer. With `timeout`, in seconds, it is dropped a moment after that too, if the block has not ended.
@@ -89,6 +89,8 @@ class Acquired:
             self._connection = await self._acquiring.__aenter__()
             if end is not None:
                 self._watch = loop.call_at(end, self._drop)
+        elif not hasattr(self._connection, "fetch"):
+            self._connection = (await join(self._connection, "pool_or_connection")).connection
         if self._connection.get_settings().client_encoding in _INEXACT:
             await self._refuse_encoding()
         return self._connection  # type: ignore[no-any-return]
