@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Never, TypeAlias, get_type_hints
 from uuid import UUID
 
@@ -203,6 +204,13 @@ class FlowRunState(BaseModel):
             # Pydantic goes 255 levels deep and takes no lone surrogate in a key; other writers store both.
             shown = self.model_dump(mode="json", exclude={"data"}) | {"data": json.loads(json.dumps(self.data))}
         return {key: shown[key] for key in ("id", "type", "name", "timestamp", "message", "data", "state_details")}
+
+    def as_state(self) -> Any:
+        """The state as Prefect's own `State`, a `prefect.server.schemas.states.State`, as the rows of Prefect's models make it.
+
+        Prefect must be installed, or this is a ModuleNotFoundError. Keys of the details that its version does not know are left out.
+        """
+        return import_module("prefect.server.schemas.states").State.model_validate(self, from_attributes=True)
 
 
 def _storable_details(details: StateDetails) -> StateDetails:

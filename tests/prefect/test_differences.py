@@ -50,7 +50,6 @@ DIFFERENCES = {
     "lone_surrogate": "Prefect reads a lone surrogate, in a text or in a key, and then cannot show the state; ours is read and shown.",
     "artifact_that_is_not_there": "Prefect shows a state whose artifact is gone, but its row has no data to ask for; to us the data are None.",
     "count_without_a_current_state": "Prefect counts a run whose current state was deleted by the type that it had; ours counts none.",
-    "transaction_of_a_fresh_session": "Prefect's first call begins the session's transaction; ours on that connection begins none.",
     "read_only": "Prefect creates states in its tables; we read and delete there, and refuse to write.",
 }
 
@@ -370,23 +369,6 @@ async def test_count_without_a_current_state(sides: Sides) -> None:
     assert (shown["state_id"], shown["state"], shown["state_type"]) == (None, None, "RUNNING")
     assert await sides.ours.read_current_flow_run_state(run) is None
     assert [state.type for state in await sides.ours.read_flow_run_states(run)] == ["PENDING"]
-
-
-async def test_transaction_of_a_fresh_session(sides: Sides) -> None:
-    # SQLAlchemy begins when the first statement goes through it: until then the driver's connection is in no transaction.
-    ours, theirs = await sides.make_state(), await sides.make_state()
-    async with sides.prefect.session_context() as session:
-        raw = await (await session.connection()).get_raw_connection()
-        connection = raw.driver_connection
-        assert isinstance(connection, asyncpg.Connection)
-        assert not connection.is_in_transaction()
-        assert await FlowRunStateRepository(connection, layout="prefect").delete_flow_run_state(ours)
-        await session.rollback()
-    assert await sides.ours.read_flow_run_state(ours) is None
-    async with sides.prefect.session_context() as session:
-        assert await models.flow_run_states.delete_flow_run_state(session, theirs)
-        await session.rollback()
-    assert await sides.ours.read_flow_run_state(theirs) is not None
 
 
 async def test_read_only(sides: Sides) -> None:

@@ -1,0 +1,48 @@
+"""The three calls of the field with the field's own signatures, on a session of SQLAlchemy.
+
+Who calls `prefect.server.models.flow_run_states` changes the import alone: `from flowstates import models as flow_run_states`. The session is an
+AsyncSession, or an AsyncConnection, on asyncpg, and a call joins its transaction as FlowRunStateRepository says. What comes back are its records, and
+not objects of the session: they show the row as it is now. `as_state()` makes Prefect's State of one.
+
+The tables are Prefect's or our own. Which they are is asked once a connection, in a round trip more. Who changes the search path of a connection from
+the one to the other takes FlowRunStateRepository, which is told.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from flowstates.engine.connections import ask
+from flowstates.engine.sessions import SessionOrConnection, is_of_sqlalchemy, join
+from flowstates.errors import InvalidInputError
+from flowstates.records import FlowRunState
+from flowstates.repository import FlowRunStateRepository
+from flowstates.values import Layout, kind_of
+
+_LAYOUT = "flowstates.layout"
+
+
+async def read_flow_run_state(session: SessionOrConnection, flow_run_state_id: UUID | str) -> FlowRunState | None:
+    """One state by its id; None for an unknown id."""
+    return await (await _states(session)).read_flow_run_state(flow_run_state_id)
+
+
+async def read_flow_run_states(session: SessionOrConnection, flow_run_id: UUID | str) -> list[FlowRunState]:
+    """The states of one run, oldest first; empty for an unknown run."""
+    return await (await _states(session)).read_flow_run_states(flow_run_id)
+
+
+async def delete_flow_run_state(session: SessionOrConnection, flow_run_state_id: UUID | str) -> bool:
+    """Deletes one state by its id; whether there was one."""
+    return await (await _states(session)).delete_flow_run_state(flow_run_state_id)
+
+
+async def _states(session: SessionOrConnection) -> FlowRunStateRepository:
+    if not is_of_sqlalchemy(session):
+        raise InvalidInputError("session", f"is {kind_of(session)}, not an AsyncSession or AsyncConnection of SQLAlchemy")
+    connection, info = await join(session, "session")
+    layout: Layout | None = info.get(_LAYOUT)
+    if layout is None:
+        layout = info[_LAYOUT] = (await ask(connection, "read_layout"))[0]["layout"]
+    # Where there is no table, the statement says so, and the note of our own layout how it is made.
+    return FlowRunStateRepository(connection, layout=layout or "flowstates")

@@ -1,0 +1,6 @@
+-- read_layout() -> one row
+-- Whose the table of states on the search path is; null if there is none. Only our own says which transaction wrote a state.
+select case when exists (select from pg_attribute
+                          where attrelid = to_regclass('flow_run_state') and attname = 'transaction' and not attisdropped) then 'flowstates'
+            when to_regclass('flow_run_state') is not null then 'prefect'
+       end as layout;
