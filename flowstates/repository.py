@@ -39,7 +39,8 @@ class FlowRunStateRepository:
     no time is left sends nothing. On a pool it ends a second later at the latest, also where the network passes nothing on: a connection
     that is still busy then is dropped, and the pool makes another. So does a call that is cancelled. On a connection of the caller's a statement
     ends at its timeout, and the next one waits until the server has let go of it; but the begin and the end of a transaction of the library's own
-    (`create_flow_run_states`, a stream) are waited for, for as long as server and network take.
+    (`create_flow_run_states`, a stream) are waited for, for as long as server and network take. Where it is SQLAlchemy's begin that is cut off, the
+    session is to be rolled back, as after a statement of its own; that SQLAlchemy drops its connection may take two seconds more.
     """
 
     def __init__(

@@ -25,7 +25,10 @@ _MOST_SECONDS = 10**9
 
 
 class FlowRunStateRetention:
-    """Deletes old runs, or thins their histories, on a pool or a connection that stays the caller's. `layout` says whose tables they are."""
+    """Deletes old runs, or thins their histories, on a pool or a connection that stays the caller's. `layout` says whose tables they are.
+
+    A session of SQLAlchemy's has all batches of a pass in its one transaction. Where each is to be committed by itself, it takes a pool.
+    """
 
     def __init__(self, pool_or_connection: PoolOrConnection, *, layout: Layout = "flowstates") -> None:
         self._execution = Execution(pool_or_connection, layout)

