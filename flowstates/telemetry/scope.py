@@ -1,0 +1,8 @@
+"""Who says what is recorded, and by which version of the conventions."""
+
+from flowstates import __version__
+
+NAME = "flowstates"
+VERSION = __version__
+SCHEMA = "https://opentelemetry.io/schemas/1.33.0"
+"""The first version in which the names for databases are stable."""

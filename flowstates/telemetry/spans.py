@@ -1,0 +1,222 @@
+"""A span for each call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sized
+from contextlib import AbstractAsyncContextManager, ExitStack
+from functools import wraps
+from inspect import iscoroutinefunction, isfunction
+from types import TracebackType
+from typing import Any
+
+import asyncpg
+from opentelemetry import context, trace
+
+from flowstates.analytics import FlowRunStateAnalytics
+from flowstates.engine import retries
+from flowstates.engine.connections import Acquired, AnyConnection
+from flowstates.repository import FlowRunStateRepository
+from flowstates.retention import FlowRunStateRetention, PruneReport
+from flowstates.telemetry import scope
+
+_CLASSES = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention)
+_OF_RUNS = frozenset({"count_current"})
+"""What reads the runs' rows alone. All else is told of the states."""
+_BATCH = "create_flow_run_states"
+_CALL = context.create_key("flowstates-call")
+
+_replaced: dict[tuple[type, str], Any] = {}
+
+
+def instrument(*, tracer_provider: trace.TracerProvider | None = None) -> None:
+    """Gives each call of a repository, of analytics and of retention a span, until `uninstrument`. A second one takes the place of the first.
+
+    The span is named by the method and the table, `read_flow_run_states flow_run_state`, is of kind CLIENT and is current while the call lasts,
+    retries and the wait for a connection included. A stream's begins and ends with its block, and is current inside the library only: what the
+    caller does in the block is not part of it.
+
+    Attributes: `db.system.name`, `db.operation.name` (the method), `db.collection.name`, `db.query.summary` (the span's name); once a connection is
+    there, `db.namespace` (its database), `server.address` and `server.port`; `db.operation.batch.size` of create_flow_run_states, if it is not 1;
+    `flowstates.retries`, how often something was done again, if it was; `flowstates.prune.runs`, `.states` and `.batches`.
+
+    An error that a call raises, a cancellation too, makes its span an error: `error.type` is the SQLSTATE, which is `db.response.status_code` too,
+    or else the name of the class; the status has the first line of the message. What the caller raises in the block of a stream does not.
+
+    `tracer_provider` None is the global one, also if that is set later.
+    """
+    uninstrument()
+    tracer = trace.get_tracer(scope.NAME, scope.VERSION, tracer_provider, schema_url=scope.SCHEMA)
+    for class_ in _CLASSES:
+        for name, method in list(vars(class_).items()):
+            if isfunction(method) and not name.startswith("_"):
+                _replace(class_, name, _with_span(tracer, method) if iscoroutinefunction(method) else _with_span_of_block(tracer, method))
+    _replace(Acquired, "__aenter__", _telling_where(Acquired.__aenter__))
+    retries.listeners.append(_count_retry)
+
+
+def uninstrument() -> None:
+    """Takes back what `instrument` did: the methods are the plain ones again. Without it, nothing."""
+    while _replaced:
+        (class_, name), method = _replaced.popitem()
+        setattr(class_, name, method)
+    if _count_retry in retries.listeners:
+        retries.listeners.remove(_count_retry)
+
+
+def _replace(class_: type, name: str, method: Any) -> None:
+    _replaced[class_, name] = vars(class_)[name]
+    setattr(class_, name, method)
+
+
+class _Call:
+    """The span of one call, which is current in each `with` block of it, and is ended by `end`."""
+
+    __slots__ = ("_context", "_retries", "_token", "span")
+
+    def __init__(self, tracer: trace.Tracer, name: str) -> None:
+        table = "flow_run" if name in _OF_RUNS else "flow_run_state"
+        summary = f"{name} {table}"
+        attributes = {"db.system.name": "postgresql", "db.operation.name": name, "db.collection.name": table, "db.query.summary": summary}
+        self.span = tracer.start_span(summary, kind=trace.SpanKind.CLIENT, attributes=attributes)
+        self._context = context.set_value(_CALL, self, trace.set_span_in_context(self.span))
+        self._retries = 0
+
+    def __enter__(self) -> None:
+        self._token = context.attach(self._context)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None) -> None:
+        context.detach(self._token)
+        if error is None or isinstance(error, StopAsyncIteration):
+            return
+        code = error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+        if code is not None:
+            self.span.set_attribute("db.response.status_code", code)
+        self.span.set_attribute("error.type", code or _name_of(type(error)))
+        self.span.set_status(trace.StatusCode.ERROR, str(error).partition("\n")[0] or None)
+
+    def count_retry(self) -> None:
+        self._retries += 1
+        self.span.set_attribute("flowstates.retries", self._retries)
+
+    def tell_connection(self, connection: AnyConnection) -> None:
+        # asyncpg says both to whoever logs queries, but only after a query.
+        database = getattr(getattr(connection, "_params", None), "database", None)
+        address = getattr(connection, "_addr", None)
+        if database is not None:
+            self.span.set_attribute("db.namespace", database)
+        if isinstance(address, tuple):
+            self.span.set_attributes({"server.address": address[0], "server.port": address[1]})
+        elif address is not None:
+            self.span.set_attribute("server.address", address)
+
+    def tell_batch(self, size: int) -> None:
+        if size != 1:
+            self.span.set_attribute("db.operation.batch.size", size)
+
+    def tell_prune(self, report: PruneReport) -> None:
+        for name in ("runs", "states", "batches"):
+            self.span.set_attribute(f"flowstates.prune.{name}", getattr(report, name))
+
+    def end(self) -> None:
+        self.span.end()
+
+
+def _name_of(class_: type) -> str:
+    return class_.__qualname__ if class_.__module__ == "builtins" else f"{class_.__module__}.{class_.__qualname__}"
+
+
+def _current_call() -> _Call | None:
+    call = context.get_value(_CALL)
+    # What a task that has outlived its call does is nobody's.
+    return call if isinstance(call, _Call) and call.span.is_recording() else None
+
+
+def _count_retry() -> None:
+    if (call := _current_call()) is not None:
+        call.count_retry()
+
+
+def _telling_where(enter: Callable[[Acquired], Any]) -> Callable[[Acquired], Any]:
+    @wraps(enter)
+    async def entered(self: Acquired) -> AnyConnection:
+        connection: AnyConnection = await enter(self)
+        if (call := _current_call()) is not None:
+            call.tell_connection(connection)
+        return connection
+
+    return entered
+
+
+def _with_span(tracer: trace.Tracer, method: Callable[..., Any]) -> Callable[..., Any]:
+    name = method.__name__
+
+    @wraps(method)
+    async def spanned(*arguments: Any, **options: Any) -> Any:
+        call = _Call(tracer, name)
+        try:
+            batch = options.get("states", arguments[-1] if arguments else None) if name == _BATCH else None
+            if isinstance(batch, Sized):
+                call.tell_batch(len(batch))
+            with call:
+                answer = await method(*arguments, **options)
+            if name == _BATCH and not isinstance(batch, Sized):
+                call.tell_batch(len(answer))
+            if isinstance(answer, PruneReport):
+                call.tell_prune(answer)
+            return answer
+        finally:
+            call.end()
+
+    return spanned
+
+
+def _with_span_of_block(tracer: trace.Tracer, method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def spanned(*arguments: Any, **options: Any) -> _Block:
+        return _Block(tracer, method.__name__, method(*arguments, **options))
+
+    return spanned
+
+
+class _Block:
+    """A context manager of ours, and the span of its block."""
+
+    __slots__ = ("_call", "_inside", "_name", "_tracer")
+
+    def __init__(self, tracer: trace.Tracer, name: str, inside: AbstractAsyncContextManager[Any]) -> None:
+        self._tracer = tracer
+        self._name = name
+        self._inside = inside
+
+    async def __aenter__(self) -> Any:
+        self._call = _Call(self._tracer, self._name)
+        with ExitStack() as stack:
+            stack.callback(self._call.end)
+            with self._call:
+                given = await self._inside.__aenter__()
+            stack.pop_all()
+        return _Items(given, self._call) if isinstance(given, AsyncIterator) else given
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None) -> bool | None:
+        try:
+            with self._call:
+                return await self._inside.__aexit__(kind, error, trace_)
+        finally:
+            self._call.end()
+
+
+class _Items:
+    """What a block gives, one after another, each asked for inside the span."""
+
+    __slots__ = ("_call", "_items")
+
+    def __init__(self, items: AsyncIterator[Any], call: _Call) -> None:
+        self._items = items
+        self._call = call
+
+    def __aiter__(self) -> _Items:
+        return self
+
+    async def __anext__(self) -> Any:
+        with self._call:
+            return await self._items.__anext__()
