@@ -192,13 +192,18 @@ def test_what_cannot_be_exported(spans: Spans) -> None:
     assert spans.all == []
 
 
-@given(st.lists(st.uuids(allow_nil=True), min_size=1, max_size=9, unique=True))
-def test_any_id_makes_an_id_of_its_own(ids: list[UUID]) -> None:
-    spans = Spans()
-    for id in ids:
-        export_trace([state(id, "COMPLETED", 0, id=id)], spans.provider.get_tracer("mine"))
-    assert len({id_of(span) for span in spans.all}) == 2 * len(ids)
-    assert len({trace_id_of(span) for span in spans.all}) == len(ids)
+def test_any_id_makes_an_id_of_its_own() -> None:
+    spans = Spans()  # once: a provider looks around in its surroundings
+
+    @given(st.lists(st.uuids(allow_nil=True), min_size=1, max_size=9, unique=True))
+    def test(ids: list[UUID]) -> None:
+        spans.clear()
+        for id in ids:
+            export_trace([state(id, "COMPLETED", 0, id=id)], spans.provider.get_tracer("mine"))
+        assert len({id_of(span) for span in spans.all}) == 2 * len(ids)
+        assert len({trace_id_of(span) for span in spans.all}) == len(ids)
+
+    test()
 
 
 async def test_a_history_as_it_is_read(pool: Pool, spans: Spans) -> None:

@@ -7,8 +7,8 @@ clients (https://opentelemetry.io/docs/specs/semconv/db/); where these have none
 try:
     import opentelemetry.metrics
     import opentelemetry.trace  # noqa: F401
-except ModuleNotFoundError as error:
-    error.add_note("flowstates.telemetry takes an extra: pip install 'flowstates[telemetry]'")
+except ModuleNotFoundError as _error:
+    _error.add_note("flowstates.telemetry takes an extra: pip install 'flowstates[telemetry]'")
     raise
 
 from flowstates.telemetry.pools import observe_pool

@@ -3,6 +3,6 @@
 from flowstates import __version__
 
 NAME = "flowstates"
-VERSION = __version__
+VERSION: str = __version__
 SCHEMA = "https://opentelemetry.io/schemas/1.33.0"
 """The first version in which the names for databases are stable."""
