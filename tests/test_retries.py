@@ -160,6 +160,19 @@ async def test_the_log_says_what_was_done_again(own_pool: Pool, caplog: pytest.L
     assert "secret" not in caplog.text
 
 
+async def test_a_create_that_stored_nothing_is_done_again(own_pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    await own_pool.execute(
+        "create function nothing() returns trigger language plpgsql as $$ begin return null; end $$;"
+        "create trigger nothing before insert on flow_run for each row execute function nothing()"
+    )
+    with caplog.at_level(logging.DEBUG, "flowstates"), pytest.raises(ContentionError) as caught:
+        await FlowRunStateRepository(own_pool).create_flow_run_state(uuid4(), "RUNNING")
+    assert is_retryable(caught.value)
+    assert [record.getMessage() for record in caplog.records if record.name == "flowstates"] == [
+        "create_flow_run_state is done again: nothing was stored"
+    ] * 4
+
+
 async def test_the_log_says_what_a_prune_did(own_pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         await FlowRunStateRepository(own_pool).create_flow_run_state(uuid4(), "COMPLETED")

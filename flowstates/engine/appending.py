@@ -124,7 +124,7 @@ async def append(execution: Execution, new: NewFlowRunState, expectation: Expect
             if answer is not None and current in seen:
                 raise answer  # a key that is not ours is taken
             seen.add(current)
-            retrying("create_flow_run_state", answer or "another writer was first")
+            retrying("create_flow_run_state", answer or "nothing was stored")
             answer = await execution.insert("create_flow_run_state", *arguments, timeout=None)
             if isinstance(answer, FlowRunState):
                 return answer
