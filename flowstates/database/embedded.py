@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -25,6 +26,8 @@ from flowstates.values import shown
 
 _BINARIES = {16: "pginstall", 18: "pginstall18"}
 _BASE_OF_ROOT = Path("/var/lib/flowstates")
+_MEMORY = Path("/dev/shm")  # noqa: S108 (as in /tmp: what is made there is ours alone)
+_MEMORY_BYTES = 2**30  # that are free there; a container may have no more than 64 MB
 # Nobody's processes of root's servers are kept apart from all others of nobody's by a group that no other process has: the kernel lets one process
 # into another's /proc, memory and folders only if the group is the same too. Neither useradd (to 60000) nor systemd (from 61184) gives this one out.
 _GROUP_OF_ROOT = 61_000
@@ -140,6 +143,37 @@ def _check_data(data: str | os.PathLike[str]) -> Path:
     return home
 
 
+def _base(*, is_root: bool, in_memory: bool) -> Path:
+    """Where a server gets the folder that it has for as long as it runs. Into that of root's servers only root puts anything."""
+    if in_memory and _has_room():
+        base = _MEMORY / _BASE_OF_ROOT.name if is_root else _MEMORY
+        # Others may have put one there under the name of ours.
+        if not is_root or _make_for_root(base):
+            return base
+    if is_root:
+        _make_for_root(_BASE_OF_ROOT)
+        return _BASE_OF_ROOT
+    base = Path(tempfile.gettempdir())
+    # A socket's path has room for some 100 bytes, and the server splits it at commas.
+    return base if re.fullmatch(r"[A-Za-z0-9/._-]{1,60}", str(base)) else Path("/tmp")  # noqa: S108 (mkdtemp makes a folder there that is ours alone)
+
+
+def _has_room() -> bool:
+    with suppress(OSError):
+        free = os.statvfs(_MEMORY)
+        return free.f_bavail * free.f_frsize >= _MEMORY_BYTES and os.access(_MEMORY, os.W_OK | os.X_OK)
+    return False
+
+
+def _make_for_root(base: Path) -> bool:
+    """Makes a folder that only root writes to, if it is not there; whether it is one."""
+    if not base.exists():
+        base.mkdir(parents=True)
+        base.chmod(0o755)
+    status = base.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == 0 and not status.st_mode & 0o022
+
+
 @contextmanager
 def _made_and_locked(home: Path, account: dict[str, Any], version: int) -> Iterator[int]:
     """The home, made if it lacks, locked and open. The server inherits the lock, so it is free only when the server is gone."""
@@ -227,6 +261,22 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
     Raises InvalidInputError for `version` and `data`, ImportError without the extra `embedded`,
     and FlowStatesError with the server's log if it does not start in a minute, or at the end does not stop in one.
     """
+    with _serve(data, version, in_memory=False) as dsn:
+        yield dsn
+
+
+@contextmanager
+def postgres_for_tests(*, version: int = 18) -> Iterator[str]:
+    """The same without `data`, for databases that nobody keeps: they lie in memory where a gigabyte of /dev/shm is free, else on the disk.
+
+    Not a matter of the disk's speed alone: ext4 without a journal looks past every file that was lately deleted, and a database is 300 files.
+    """
+    with _serve(None, version, in_memory=True) as dsn:
+        yield dsn
+
+
+@contextmanager
+def _serve(data: str | os.PathLike[str] | None, version: int, *, in_memory: bool) -> Iterator[str]:
     if os.name != "posix":
         raise FlowStatesError("the embedded server runs on Linux and macOS only")
     if not isinstance(version, int) or version not in _BINARIES:
@@ -235,16 +285,7 @@ def embedded_postgres(data: str | os.PathLike[str] | None = None, *, version: in
     binaries = package / _BINARIES[version]
     home = None if data is None else _check_data(data)
     account = _server_account(home)
-    # A socket's path has room for some 100 bytes, and the server splits it at commas.
-    base = Path(tempfile.gettempdir())
-    if not re.fullmatch(r"[A-Za-z0-9/._-]{1,60}", str(base)):
-        base = Path("/tmp")  # noqa: S108 (mkdtemp makes a folder there that is ours alone)
-    if account:
-        base = _BASE_OF_ROOT
-        if not base.exists():
-            base.mkdir(parents=True)
-            base.chmod(0o755)
-    with run_folder(base, group=_GROUP_OF_ROOT if account else None) as (run, run_lock):
+    with run_folder(_base(is_root=bool(account), in_memory=in_memory), group=_GROUP_OF_ROOT if account else None) as (run, run_lock):
         settings = []
         if account:
             if not _reaches(account, package) or not _reaches(account, binaries / "bin"):

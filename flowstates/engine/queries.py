@@ -46,6 +46,12 @@ def catalog(name: str, layout: Layout | None = None) -> str:
     return _named(name, text if layout is None else _with_columns(text, layout))
 
 
+@cache
+def testing(name: str) -> str:
+    """The text of `sql/testing/<name>.sql`."""
+    return _named(name, _body(root() / "testing" / f"{name}.sql"))
+
+
 def migrations() -> list[tuple[str, str]]:
     """Name and text of every migration, in order."""
     found = (entry for entry in (root() / "migrations").iterdir() if entry.name.endswith(".sql"))

@@ -1,0 +1,2 @@
+-- For a server whose data nobody keeps.
+alter system set fsync = off;

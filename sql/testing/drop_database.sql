@@ -1,0 +1,2 @@
+-- It goes whoever is still connected to it.
+drop database if exists /* slot: name */ name /* end */ with (force);

@@ -1,0 +1,2 @@
+-- As people say it.
+show server_version;

@@ -1,0 +1,2 @@
+-- After alter system.
+select pg_reload_conf();
