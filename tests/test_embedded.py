@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -124,6 +125,41 @@ def test_starts_and_leaves_nothing(version: int) -> None:
         assert is_alive(pid)
     assert not is_alive(pid)
     assert not run.exists()
+
+
+@pytest.fixture
+def memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the servers for tests take for a folder in memory, with room enough."""
+    monkeypatch.setattr(embedded, "_MEMORY", folder)
+    monkeypatch.setattr(embedded, "_MEMORY_BYTES", 1)
+    folder.chmod(0o1777)
+    return folder
+
+
+def test_a_server_for_tests_lies_in_memory(memory: Path) -> None:
+    for _ in range(2):
+        with embedded.postgres_for_tests() as dsn:
+            assert ask(dsn, "select 1") == 1
+            run = run_folder(dsn)
+            assert run.parent == (memory / "flowstates" if ROOT else memory)
+            assert is_closed(run)
+            assert (run / "flowstates-postgres" / "data" / "PG_VERSION").exists()
+        assert not run.exists()
+
+
+@pytest.mark.parametrize("lack", ["room", "folder", "programs"])
+def test_a_server_for_tests_lies_on_the_disk_where_there_is_no_memory_for_it(memory: Path, lack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if lack == "room":
+        monkeypatch.setattr(embedded, "_MEMORY_BYTES", 2**60)
+    elif lack == "folder":
+        monkeypatch.setattr(embedded, "_MEMORY", memory / "nowhere")
+    else:  # as containers have it, and a user's server takes it all the same
+        found = os.statvfs(memory)
+        values = {name: getattr(found, name) for name in ("f_bavail", "f_frsize")}
+        monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**values, f_flag=os.ST_NOEXEC))
+    with embedded.postgres_for_tests() as dsn:
+        assert ask(dsn, "select 1") == 1
+        assert run_folder(dsn).is_relative_to(memory) == (lack == "programs" and not ROOT)
 
 
 async def test_each_driver_takes_the_address() -> None:
@@ -666,6 +702,27 @@ def test_a_home_that_was_nobodys_becomes_the_servers_where_nobody_cannot_have_pu
     with embedded_postgres(folder) as dsn:
         assert ask(dsn, "select count(*) from kept") == 0
         assert is_closed(home)
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["anothers", "open", "link", "link to nowhere", "file"])
+def test_a_folder_in_memory_that_may_be_somebody_elses_is_not_used(memory: Path, kind: str) -> None:
+    theirs = memory / "flowstates"
+    if kind == "file":
+        theirs.write_text("theirs")
+    elif "link" in kind:
+        if kind == "link":
+            (memory / "elsewhere").mkdir()
+        theirs.symlink_to(memory / "elsewhere")
+    else:
+        theirs.mkdir()
+        theirs.chmod(0o777 if kind == "open" else 0o755)
+        os.chown(theirs, 0 if kind == "open" else 1234, 0)
+    before = contents(memory)
+    with embedded.postgres_for_tests() as dsn:
+        assert ask(dsn, "select 1") == 1
+        assert run_folder(dsn).parent == Path("/var/lib/flowstates")
+        assert contents(memory) == before
 
 
 def left(folder: Path, name: str, *files: str, owner: tuple[int, int] = (0, embedded._GROUP_OF_ROOT), mode: int = 0o770) -> Path:

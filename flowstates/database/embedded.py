@@ -145,7 +145,7 @@ def _check_data(data: str | os.PathLike[str]) -> Path:
 
 def _base(*, is_root: bool, in_memory: bool) -> Path:
     """Where a server gets the folder that it has for as long as it runs. Into that of root's servers only root puts anything."""
-    if in_memory and _has_room():
+    if in_memory and _has_memory(is_root=is_root):
         base = _MEMORY / _BASE_OF_ROOT.name if is_root else _MEMORY
         # Others may have put one there under the name of ours.
         if not is_root or _make_for_root(base):
@@ -158,16 +158,18 @@ def _base(*, is_root: bool, in_memory: bool) -> Path:
     return base if re.fullmatch(r"[A-Za-z0-9/._-]{1,60}", str(base)) else Path("/tmp")  # noqa: S108 (mkdtemp makes a folder there that is ours alone)
 
 
-def _has_room() -> bool:
+def _has_memory(*, is_root: bool) -> bool:
     with suppress(OSError):
-        free = os.statvfs(_MEMORY)
-        return free.f_bavail * free.f_frsize >= _MEMORY_BYTES and os.access(_MEMORY, os.W_OK | os.X_OK)
+        found = os.statvfs(_MEMORY)
+        # Root's servers may need a copy of their programs there.
+        runs = not (is_root and found.f_flag & os.ST_NOEXEC)
+        return runs and found.f_bavail * found.f_frsize >= _MEMORY_BYTES and os.access(_MEMORY, os.W_OK | os.X_OK)
     return False
 
 
 def _make_for_root(base: Path) -> bool:
     """Makes a folder that only root writes to, if it is not there; whether it is one."""
-    if not base.exists():
+    with suppress(FileExistsError):
         base.mkdir(parents=True)
         base.chmod(0o755)
     status = base.lstat()

@@ -17,7 +17,7 @@ from flowstates.testing.databases import Databases, Schema
 from flowstates.testing.servers import FORMS, VARIABLE, Server, server_for_tests
 
 try:
-    import pytest_asyncio
+    import pytest_asyncio.plugin
 except ImportError:  # the pool is then anyio's matter
     pytest_asyncio = None  # type: ignore[assignment]
 
@@ -151,9 +151,7 @@ _pool_session = _pool_on_a_loop_of("session")
 @pytest.fixture
 async def _flowstates_pool_anyio(flowstates_dsn: str, anyio_backend_name: str) -> AsyncIterator[Pool]:
     if anyio_backend_name != "asyncio":
-        pytest.fail(
-            f"flowstates_pool is of asyncpg, which runs on asyncio and not on {anyio_backend_name}: let anyio_backend be asyncio", pytrace=False
-        )
+        pytest.fail(f"flowstates_pool is asyncpg's, which does not run on {anyio_backend_name}: let anyio_backend be asyncio", pytrace=False)
     async with _pool(flowstates_dsn) as pool:
         yield pool
 
@@ -168,7 +166,7 @@ def flowstates_pool(request: pytest.FixtureRequest, flowstates_dsn: str) -> Pool
 def _name_of_pool(request: pytest.FixtureRequest) -> str:
     if "anyio_backend" in request.fixturenames:
         return "_flowstates_pool_anyio"
-    if pytest_asyncio is None or not request.config.pluginmanager.hasplugin("asyncio"):
+    if pytest_asyncio is None or not request.config.pluginmanager.is_registered(pytest_asyncio.plugin):
         pytest.fail("flowstates_pool is for tests of pytest-asyncio or of anyio's plugin: install one of them and mark the test", pytrace=False)
     mark = request.node.get_closest_marker("asyncio")
     if mark is None:  # a test that is not async, and an async fixture of its own
