@@ -96,6 +96,19 @@ async def test_a_new_enum_label_is_found(own_dsn: str) -> None:
     assert "label SUSPENDED the record refuses type" in " ".join(await problems(own_dsn, "read_flow_run_state", READ_FILE, READ))
 
 
+@pytest.mark.parametrize("path", sorted((SQL / "testing").glob("*.sql")), ids=lambda path: path.stem)
+async def test_testing_file_is_one_that_the_server_takes(own_dsn: str, path: Path) -> None:
+    text = path.read_text()
+    assert re.match(r"-- [A-Z].*\.\n[a-z]", text)
+    connection = await asyncpg.connect(own_dsn)
+    if path.stem == "prefect_tables":
+        await connection.execute(text)
+    else:
+        assert re.sub(r"--.*", "", text).count(";") == 1
+        await connection.prepare(text)
+    await connection.close()
+
+
 @pytest.mark.parametrize("path", sorted((SQL / "catalog").glob("*.sql")), ids=lambda path: path.stem)
 async def test_catalog_file_is_one_that_the_server_takes(dsn: str, path: Path) -> None:
     text = path.read_text()

@@ -718,11 +718,11 @@ def test_a_folder_in_memory_that_may_be_somebody_elses_is_not_used(memory: Path,
         theirs.mkdir()
         theirs.chmod(0o777 if kind == "open" else 0o755)
         os.chown(theirs, 0 if kind == "open" else 1234, 0)
-    before = contents(memory)
+    before = {path: path.lstat() for path in memory.iterdir()}
     with embedded.postgres_for_tests() as dsn:
         assert ask(dsn, "select 1") == 1
         assert run_folder(dsn).parent == Path("/var/lib/flowstates")
-        assert contents(memory) == before
+        assert {path: path.lstat() for path in memory.iterdir()} == before
 
 
 def left(folder: Path, name: str, *files: str, owner: tuple[int, int] = (0, embedded._GROUP_OF_ROOT), mode: int = 0o770) -> Path:

@@ -30,9 +30,9 @@ _FORM = "1"  # of the templates; another one where they are made in another way
 class Schema:
     """What a service has in its database, made by a function: for Alembic and its like.
 
-    `make` is called with the address of an empty database. It makes of it what the service's deployment makes: also the tables of flowstates, if its
-    own refer to them. What then lacks of these is migrated. It may be a coroutine function, and otherwise runs on a thread without an event loop.
-    It leaves no connection open, since a database in use cannot be cloned.
+    `make` is called with the address of an empty database and makes of it what the service's deployment makes, the tables of flowstates among it:
+    nothing is added to that. It may be a coroutine function, and otherwise runs on a thread without an event loop. It leaves no connection open,
+    since a database in use cannot be cloned.
 
     `files` are those whose content decides what is made: where one has changed, the template is made anew. InvalidInputError for none.
     """
@@ -51,7 +51,6 @@ class Schema:
         made = await asyncio.to_thread(self.make, dsn)
         if isinstance(made, Awaitable):
             await made
-        await _connected(dsn, migrate)
 
     def parts(self) -> list[str]:
         """What it is known by."""
