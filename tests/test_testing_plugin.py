@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -368,6 +370,24 @@ def test_a_session_on_another_database_of_the_server_leaves_what_others_use(flow
     second.close()
     assert ask(dsn, "select 1") == [1]
     first.close()
+
+
+def test_a_role_that_may_create_databases_has_templates_of_its_own(flowstates_server: str, flowstates_template: str) -> None:
+    role = f"tester_{uuid4().hex[:8]}"
+    ask(flowstates_server, f"create role {role} login createdb password 'hunter2'")
+    address = urlsplit(flowstates_server)
+    databases = Databases(urlunsplit(address._replace(netloc=f"{role}:hunter2@{address.netloc.rpartition('@')[2]}")))
+    template = databases.template()
+    assert template != flowstates_template
+    dsn = databases.create(template)
+    ask(
+        dsn,
+        "insert into flow_run_state (id, flow_run_id, type, timestamp, name) values (gen_random_uuid(), gen_random_uuid(), 'RUNNING', now(), 'x')",
+    )
+    databases.drop(dsn)
+    databases.close()
+    for statement in (f"alter database {template} with is_template false", f"drop database {template}", f"drop role {role}"):
+        ask(flowstates_server, statement)
 
 
 def test_a_template_that_was_not_sealed_to_its_end_is_sealed(flowstates_databases: Databases, flowstates_server: str) -> None:

@@ -89,7 +89,8 @@ class Databases:
         self._thread = Thread(target=self._loop.run_forever, name="flowstates.testing", daemon=True)
         self._thread.start()
         try:
-            self._wait(self._maker.run("read_version"))  # it holds the number before anything has that in its name
+            # With the first question it holds the number, before anything has that in its name.
+            self._role: str = self._wait(self._maker.ask("read_role"))[0]["name"]
         except BaseException:
             self._stop()
             raise
@@ -106,8 +107,8 @@ class Databases:
     def template(self, schema: str | Schema | None = None) -> str:
         """The name of a template with the tables of flowstates and what a service adds to them: statements of SQL, or a Schema.
 
-        It is named by the checksum of all that makes it and stays on the server, where later sessions find it. Of several processes that want it at
-        once one makes it, and the others wait.
+        It is named by the checksum of who makes it and of all that it is made of, and stays on the server, where later sessions find it. Of several
+        processes that want it at once one makes it, and the others wait.
         """
         migrations = [part for migration in queries.migrations() for part in migration]
         if isinstance(schema, Schema):
@@ -137,7 +138,8 @@ class Databases:
             raise errors[0]
 
     def _template(self, parts: list[str], make: Callable[[str], Awaitable[object]]) -> str:
-        checksum = hashlib.sha256(json.dumps([_FORM, *parts]).encode()).hexdigest()
+        # Of another role's template the clone would be ours, and the tables in it theirs.
+        checksum = hashlib.sha256(json.dumps([_FORM, self._role, *parts]).encode()).hexdigest()
         name = f"flowstates_template_{checksum[:16]}"
         self._wait(self._make_template(name, make))
         return name
