@@ -194,9 +194,9 @@ class Databases:
         # It gets its name when it is whole. A half-made one is a leftover like any other.
         dsn = await self._create("template0")
         made = urlsplit(dsn).path[1:]
+        await make(dsn)
+        await self._maker.run("close_database", name=made)
         try:
-            await make(dsn)
-            await self._maker.run("close_database", name=made)
             await self._maker.run("rename_database", name=made, template=name)
             self._here.discard(made)
         except asyncpg.DuplicateDatabaseError:
