@@ -12,6 +12,8 @@ from uuid import UUID
 import pytest
 
 from flowstates import FlowRunState, FlowRunStateFilter, FlowRunStatePage, FlowRunStateRepository, InvalidInputError, StateType
+from flowstates.engine import cursors
+from flowstates.engine.cursors import Cursor
 from flowstates.values import Layout
 from tests import model
 from tests.conftest import Connection
@@ -220,6 +222,12 @@ async def test_a_cursor_that_is_none_is_refused(tables: Connection, layout: Layo
     version, first, second, *rest = json.loads(base64.urlsafe_b64decode(page.next + "=" * (-len(page.next) % 4)))
     times = ["infinity", "2024-W01-1", "2024-01-01", "2024-01-01T00:00:00+23:59", "now"]
     garbage += [encoded([version, *((first, time) if order == "run" else (time, second)), *rest]) for time in times]
+    # Also if whoever made it knows how cursors are made.
+    question = f"{layout} {order} False {{}}"
+    positions = [*((first, time) if order == "run" else (time, second) for time in times), ("a", "b"), ("", ""), (second, first), ("\0", "\0")]
+    garbage += [cursors.encode(Cursor(position, backwards), question) for position in positions for backwards in (False, True)]
+    known = cursors.encode(Cursor((first, second), backwards=False), question)
+    assert known == page.next
     for cursor in garbage:
         assert await refused(repository, cursor, limit=1, order=order), cursor
     assert states

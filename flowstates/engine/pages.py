@@ -10,6 +10,7 @@ from uuid import UUID
 from flowstates.engine import cursors
 from flowstates.engine.cursors import Cursor
 from flowstates.engine.execution import Execution
+from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, array_of
 from flowstates.records import FlowRunState
 
@@ -44,7 +45,7 @@ async def read_page(
 ) -> FlowRunStatePage:
     """The page after or before the cursor's position, the first without a cursor. An empty page has no cursors."""
     question = f"{execution.layout} {order} {newest_first} {_canonical(filter)}"
-    start = Cursor(_end(order, newest_first, filter), backwards=False) if cursor is None else cursors.decode(cursor, question)
+    start = Cursor(_end(order, newest_first, filter), backwards=False) if cursor is None else _of_a_state(cursors.decode(cursor, question), order)
     is_current = filter is not None and filter.current
     kind: str = f"current_{order}" if is_current else order
     # One more than the page holds tells whether there is another page.
@@ -74,6 +75,17 @@ async def read_page(
         cursors.encode(Cursor(_position(states[-1], order, is_current), backwards=False), question) if has_next else None,
         cursors.encode(Cursor(_position(states[0], order, is_current), backwards=True), question) if has_previous else None,
     )
+
+
+def _of_a_state(cursor: Cursor, order: str) -> Cursor:
+    """The cursor, if its position can be a state's: who knows how a cursor is made can make one, and the server would fail at what is no time."""
+    id, time = cursor.position if order == "run" else cursor.position[::-1]
+    try:
+        if (str(UUID(id)), datetime.fromisoformat(time).astimezone(UTC).isoformat()) == (id, time):
+            return cursor
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidInputError("cursor", "is not a cursor of this version")
 
 
 def _end(order: str, newest_first: bool, filter: FlowRunStateFilter | None) -> tuple[str, str]:
