@@ -18,7 +18,6 @@ from flowstates.cli.options import (
     Ids,
     Json,
     LayoutOption,
-    Moment,
     Names,
     RunIds,
     Since,
@@ -37,6 +36,7 @@ from flowstates.cli.render import json_time, print_error_line, print_history, pr
 from flowstates.cli.terminal import output
 from flowstates.engine.pages import FlowRunStatePage
 from flowstates.errors import InvalidInputError
+from flowstates.pictures.moments import Moment
 from flowstates.records import FlowRunState
 from flowstates.repository import FlowRunStateRepository
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -22,16 +21,13 @@ from flowstates.engine.pages import MOST_OF_A_PAGE
 from flowstates.errors import InvalidInputError
 from flowstates.feed import FlowRunStateFeed
 from flowstates.filters import FlowRunStateFilter
+from flowstates.pictures import moments
+from flowstates.pictures.moments import Moment
 from flowstates.records import FlowRunState, StateType
 from flowstates.repository import FlowRunStateRepository
 from flowstates.retention import FlowRunStateRetention
-from flowstates.values import iso_time
 
 T = TypeVar("T")
-
-_A_DAY = timedelta(days=1)
-_UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds"}
-_LENGTH = re.compile("(?=[0-9])" + "".join(rf"(?:(?P<{name}>[0-9]{{1,6}}){unit}(?![a-z]))?" for unit, name in _UNITS.items()))
 
 
 class LayoutName(StrEnum):
@@ -41,56 +37,22 @@ class LayoutName(StrEnum):
     PREFECT = "prefect"
 
 
-def _time(text: str, others: str = "") -> datetime:
-    try:
-        time = iso_time(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a time such as 2030-01-31T12:00:00Z{others}") from None
-    if time.utcoffset() is None:
-        raise typer.BadParameter(f"{text!r} has no time zone: write {time.isoformat()}Z or {time.isoformat()}+01:00")
-    return time
+def _parser(read: Callable[[str], T]) -> Callable[[str], T]:
+    """What typer takes as a parser, and whose complaint it prints, from what raises ValueError."""
+
+    def parse(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse
 
 
-def age_of(text: str) -> timedelta:
-    """A length of time, from numbers and units."""
-    found = _LENGTH.fullmatch(text)
-    if not found:
-        raise typer.BadParameter(f"{text!r} is not a length such as 30s, 15m, 1h30m, 1d or 1w")
-    return timedelta(**{name: int(number) for name, number in found.groupdict(default="0").items()})
-
-
-def length_of(text: str) -> timedelta:
-    """A length of time above zero."""
-    length = age_of(text)
-    if not length:
-        raise typer.BadParameter(f"{text!r} is not a length such as 30s, 15m, 1h30m, 1d or 1w: it is zero")
-    return length
-
-
-class Moment(NamedTuple):
-    """A time as it was typed: itself or, without it, so long ago. A command reads the clock once for all of them."""
-
-    time: datetime | None
-    ago: timedelta = timedelta()
-
-    def at(self, now: datetime) -> datetime:
-        """The time that it is by the clock."""
-        return now - self.ago if self.time is None else self.time
-
-
-def moment_of(text: str) -> Moment:
-    """A time, also one that is said from now."""
-    now = datetime.now(UTC)
-    if text.lower() in ("today", "yesterday"):
-        return Moment(now.replace(hour=0, minute=0, second=0, microsecond=0) - (_A_DAY if text.lower() == "yesterday" else timedelta()))
-    if not _LENGTH.fullmatch(text):
-        return Moment(_time(text, ", 2h (ago), today or yesterday"))
-    moment = Moment(None, length_of(text))
-    try:
-        moment.at(now)
-    except OverflowError:
-        raise typer.BadParameter(f"{text} ago is before the year 1") from None
-    return moment
+_time = _parser(moments.to_time)
+age_of = _parser(moments.to_length)
+length_of = _parser(moments.to_length_above_zero)
+moment_of = _parser(moments.to_moment)
 
 
 class Chosen(NamedTuple):

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from flowstates.pictures.elements import add, number
 from flowstates.pictures.marks import LOOKS, mark_of
 from flowstates.pictures.text import escape, first_line
 from flowstates.pictures.times import clock, duration, spent_text, summary, ticks, times_spent
@@ -56,6 +57,16 @@ _DARK_STYLE = """
 """
 
 
+def _style() -> str:
+    light = "".join(f".flowstates-timeline .{type_} {{ fill: {look.light}; color: {look.light}; }}\n" for type_, look in LOOKS.items())
+    dark = "".join(f".flowstates-timeline .{type_} {{ fill: {look.dark}; color: {look.dark}; }}\n" for type_, look in LOOKS.items())
+    return f"{_STYLE}{light}@media (prefers-color-scheme: dark) {{{_DARK_STYLE}{dark}}}\n"
+
+
+TIMELINE_STYLE = _style()
+"""The text of the style that each chart has: a page that lets in no other styles names it by its hash."""
+
+
 class _Scale(NamedTuple):
     """Where times are in a chart: `length` from `begin` on reaches from `left` to `right`."""
 
@@ -98,8 +109,8 @@ def timeline_svg(states: Sequence[FlowRunState], *, now: datetime) -> str:
     is_long = len(states) > _ROWS_WITHOUT_A_SCALE_BELOW
 
     chart = _paper(bottom + (_ROW if is_long else 0) + _FOOT, title=f"run {last.flow_run_id}", desc=about)
-    _add(chart, "text", f"run {last.flow_run_id}", x=_MARGIN, y=30, class_="run")
-    _add(chart, "text", about, x=_MARGIN, y=50, class_="quiet")
+    add(chart, "text", f"run {last.flow_run_id}", x=_MARGIN, y=30, class_="run")
+    add(chart, "text", about, x=_MARGIN, y=50, class_="quiet")
     columns = _columns(
         began=[clock(state.timestamp, spec)[alike:] for state in states],
         type=[state.type for state in states],
@@ -107,18 +118,18 @@ def timeline_svg(states: Sequence[FlowRunState], *, now: datetime) -> str:
         spent=[spent_text(time, state, last) for state, time in zip(states, spent, strict=True)],
     )
     for column in columns:
-        _add(chart, "text", column.header, x=column.x, y=_HEAD - _ROW + _BASELINE, class_=f"quiet {column.class_}".rstrip())
+        add(chart, "text", column.header, x=column.x, y=_HEAD - _ROW + _BASELINE, class_=f"quiet {column.class_}".rstrip())
     scale = _Scale(begin, length, columns[-1].x + _GAP, _WIDTH - _MARGIN)
     _draw_scale(chart, scale, [_HEAD - _ROW, bottom] if is_long else [_HEAD - _ROW], bottom, is_open=is_open)
     for index, (state, time) in enumerate(zip(states, spent, strict=True)):
         top = _HEAD + _ROW * index
-        row = _add(chart, "g", class_="state")
-        _add(row, "title", _words(state, time, last))
-        _add(row, "rect", x=_MARGIN - _INSET, y=top, width=_WIDTH - 2 * (_MARGIN - _INSET), height=_ROW, class_="row" if index % 2 else "row shaded")
+        row = add(chart, "g", class_="state")
+        add(row, "title", _words(state, time, last))
+        add(row, "rect", x=_MARGIN - _INSET, y=top, width=_WIDTH - 2 * (_MARGIN - _INSET), height=_ROW, class_="row" if index % 2 else "row shaded")
         for column in columns:
-            _add(row, "text", column.cells[index], x=column.x, y=top + _BASELINE, class_=column.class_)
+            add(row, "text", column.cells[index], x=column.x, y=top + _BASELINE, class_=column.class_)
             if column.header == "type":
-                _add(row, "text", mark_of(state.type), x=column.x - _MARK, y=top + _BASELINE, class_=state.type)
+                add(row, "text", mark_of(state.type), x=column.x - _MARK, y=top + _BASELINE, class_=state.type)
         _draw_bar(row, scale, state, time, top + _ROW / 2, is_open=is_open and state is last)
     ElementTree.indent(chart, "")
     return ElementTree.tostring(chart, encoding="unicode") + "\n"
@@ -128,12 +139,10 @@ def _paper(height: float, *, title: str, desc: str) -> ElementTree.Element:
     """A chart with nothing on it."""
     chart = ElementTree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {_WIDTH} {height}"})
     chart.attrib |= {"role": "img", "class": "flowstates-timeline"}
-    _add(chart, "title", title)
-    _add(chart, "desc", desc)
-    light = "".join(f".flowstates-timeline .{type_} {{ fill: {look.light}; color: {look.light}; }}\n" for type_, look in LOOKS.items())
-    dark = "".join(f".flowstates-timeline .{type_} {{ fill: {look.dark}; color: {look.dark}; }}\n" for type_, look in LOOKS.items())
-    _add(chart, "style", f"{_STYLE}{light}@media (prefers-color-scheme: dark) {{{_DARK_STYLE}{dark}}}\n")
-    _add(chart, "rect", x=0.5, y=0.5, width=_WIDTH - 1, height=height - 1, rx=6, class_="paper")
+    add(chart, "title", title)
+    add(chart, "desc", desc)
+    add(chart, "style", TIMELINE_STYLE)
+    add(chart, "rect", x=0.5, y=0.5, width=_WIDTH - 1, height=height - 1, rx=6, class_="paper")
     return chart
 
 
@@ -154,14 +163,14 @@ def _draw_scale(chart: ElementTree.Element, scale: _Scale, tops: Sequence[float]
     room = scale.right - _CHARACTER * _width(f"  {now}" if now else "")
     for after, label in ticks(scale.begin, scale.length, (scale.right - scale.left) / _CHARACTER):
         x = scale.at(scale.begin + after)
-        _add(chart, "line", x1=x, x2=x, y1=tops[0] + 4, y2=bottom, class_="grid")
+        add(chart, "line", x1=x, x2=x, y1=tops[0] + 4, y2=bottom, class_="grid")
         if x + 4 + _CHARACTER * len(label) <= room:
             for top in tops:
-                _add(chart, "text", label, x=x + 4, y=top + _BASELINE, class_="quiet")
+                add(chart, "text", label, x=x + 4, y=top + _BASELINE, class_="quiet")
     if now:
-        _add(chart, "line", x1=scale.right, x2=scale.right, y1=_HEAD, y2=bottom, class_="now")
+        add(chart, "line", x1=scale.right, x2=scale.right, y1=_HEAD, y2=bottom, class_="now")
         for top in tops:
-            _add(chart, "text", now, x=scale.right, y=top + _BASELINE, class_="quiet right")
+            add(chart, "text", now, x=scale.right, y=top + _BASELINE, class_="quiet right")
 
 
 def _draw_bar(row: ElementTree.Element, scale: _Scale, state: FlowRunState, time: timedelta, middle: float, *, is_open: bool) -> None:
@@ -169,10 +178,10 @@ def _draw_bar(row: ElementTree.Element, scale: _Scale, state: FlowRunState, time
     if time or not state.type.is_terminal:
         width, height = max(width, _LEAST_WIDTH), _THIN_BAR if state.type.is_terminal else _BAR
         class_ = f"bar {state.type}{' open' if is_open else ''}"
-        _add(row, "rect", x=min(x, scale.right - width), y=middle - height / 2, width=width, height=height, rx=1, class_=class_)
+        add(row, "rect", x=min(x, scale.right - width), y=middle - height / 2, width=width, height=height, rx=1, class_=class_)
     if state.type.is_terminal:
-        corners = f"M{_number(x - _DIAMOND)} {_number(middle)}l{_DIAMOND} -{_DIAMOND} {_DIAMOND} {_DIAMOND} -{_DIAMOND} {_DIAMOND}z"
-        _add(row, "path", d=corners, class_=f"end {state.type}")
+        corners = f"M{number(x - _DIAMOND)} {number(middle)}l{_DIAMOND} -{_DIAMOND} {_DIAMOND} {_DIAMOND} -{_DIAMOND} {_DIAMOND}z"
+        add(row, "path", d=corners, class_=f"end {state.type}")
 
 
 def _words(state: FlowRunState, time: timedelta, last: FlowRunState) -> str:
@@ -196,17 +205,3 @@ def _cut(text: str, most: int) -> str:
 def _width(text: str) -> int:
     """In characters of a font in which all are as wide, and those of East Asia twice."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
-
-
-def _add(
-    parent: ElementTree.Element, tag: str, text: str | None = None, *, class_: str | None = None, **attributes: float | str
-) -> ElementTree.Element:
-    element = ElementTree.SubElement(parent, tag, {name: value if isinstance(value, str) else _number(value) for name, value in attributes.items()})
-    if class_:
-        element.set("class", class_)
-    element.text = text
-    return element
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
