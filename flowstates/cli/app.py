@@ -27,6 +27,7 @@ from flowstates.cli.prune import prune
 from flowstates.cli.questions import counts, durations
 from flowstates.cli.render import print_error_line, print_history, print_json_lines, print_line, print_slow_questions, print_states
 from flowstates.cli.runs import runs
+from flowstates.cli.serve import serve
 from flowstates.cli.states import create, delete, deletion, show
 from flowstates.cli.tail import consumers, tail
 from flowstates.cli.timeline import timeline
@@ -245,6 +246,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "prune": prune,
     "counts": counts,
     "show": show,
+    "serve": serve,
     "delete": delete,
     "import": import_states,
     "export": export_states,

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
@@ -30,6 +30,7 @@ from flowstates.errors import (
 from flowstates.values import Layout
 
 T = TypeVar("T")
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 EMBEDDED = "embedded:"
 _CONNECT_SECONDS = 10
@@ -49,9 +50,12 @@ def ask(
     temporary: bool = False,
     to_migrate: bool = True,
 ) -> T:
-    """What `work` returns for a connection to the database at `url`, or to the embedded server. See ask_pool."""
+    """What `work` returns for a connection to the database at `url`, or to the embedded server, whose tables are made on the way.
 
-    async def on_connection(pool: asyncpg.Pool) -> T:
+    Without an address, of the option or the variable, that is a server for this once if it may be a `temporary` one, and else bad input.
+    """
+
+    async def on_connection(pool: Pool) -> T:
         async with pool.acquire() as connection:
             return await work(connection)
 
@@ -60,19 +64,17 @@ def ask(
 
 def ask_pool(
     url: str | None,
-    work: Callable[[asyncpg.Pool], Awaitable[T]],
+    work: Callable[[Pool], Awaitable[T]],
     *,
     layout: Layout = "flowstates",
     temporary: bool = False,
     to_migrate: bool = True,
+    connections: int = 1,
 ) -> T:
-    """What `work` returns for a pool of one connection to the database at `url`, or to the embedded server, whose tables are made on the way.
-
-    Without an address, of the option or the variable, that is a server for this once if it may be a `temporary` one, and else bad input.
-    """
+    """The same for a pool of at most some connections."""
 
     async def run(url: str, to_migrate: bool) -> T:
-        async with _connected(url) as pool:
+        async with _connected(url, connections) as pool:
             if to_migrate:
                 await flowstates.migrate(pool)
             return await work(pool)
@@ -120,13 +122,13 @@ def data_folder() -> Path:
 
 
 @asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[asyncpg.Pool]:
+async def _connected(url: str, connections: int) -> AsyncIterator[Pool]:
     if not url:
         # asyncpg would take it for the server that the environment names.
         raise InvalidInputError("database_url", "is empty")
     try:
         # A command works behind any pooler.
-        pool = await flowstates.create_pool(url, transaction_pooling=True, max_size=1, timeout=_CONNECT_SECONDS)
+        pool = await flowstates.create_pool(url, transaction_pooling=True, max_size=connections, timeout=_CONNECT_SECONDS)
     except OSError as error:
         reason = f"no answer in {_CONNECT_SECONDS} seconds" if isinstance(error, TimeoutError) else error
         raise FlowStatesError(f"no connection to the database at {_server(url)}: {reason}") from None

@@ -191,7 +191,7 @@ def ask_states(url: str | None, option: LayoutName | None, work: Callable[[FlowR
     layout = layout_of(option)
 
     async def run(connection: AnyConnection) -> T:
-        await _refuse_prefects_table(connection, layout)
+        await refuse_prefects_table(connection, layout)
         return await work(FlowRunStateRepository(connection, layout=layout.value), Lookup(connection, layout.value))
 
     return ask(url, run, layout=layout.value)
@@ -202,7 +202,7 @@ def ask_analytics(url: str | None, option: LayoutName | None, work: Callable[[Fl
     layout = layout_of(option)
 
     async def run(connection: AnyConnection) -> T:
-        await _refuse_prefects_table(connection, layout)
+        await refuse_prefects_table(connection, layout)
         return await work(FlowRunStateAnalytics(connection, layout=layout.value), Lookup(connection, layout.value))
 
     return ask(url, run, layout=layout.value)
@@ -213,7 +213,7 @@ def ask_retention(url: str | None, option: LayoutName | None, work: Callable[[Fl
     layout = layout_of(option)
 
     async def run(connection: AnyConnection) -> T:
-        await _refuse_prefects_table(connection, layout)
+        await refuse_prefects_table(connection, layout)
         return await work(FlowRunStateRetention(connection, layout=layout.value))
 
     return ask(url, run, layout=layout.value)
@@ -225,13 +225,13 @@ def ask_feed(url: str | None, option: LayoutName | None, work: Callable[[FlowRun
 
     async def run(pool: asyncpg.Pool) -> T:
         async with pool.acquire() as connection:
-            await _refuse_prefects_table(connection, layout)
+            await refuse_prefects_table(connection, layout)
         return await work(FlowRunStateFeed(pool, layout=layout.value))
 
     return ask_pool(url, run, layout=layout.value)
 
 
-async def _refuse_prefects_table(connection: AnyConnection, layout: LayoutName) -> None:
+async def refuse_prefects_table(connection: AnyConnection, layout: LayoutName) -> None:
     """Our layout's statements would read Prefect's table without an error, and without the data that Prefect keeps elsewhere."""
     if layout is LayoutName.FLOWSTATES:
         columns = {row["name"] for row in await ask_catalog(connection, "read_columns", "flow_run_state")}

@@ -1,0 +1,55 @@
+"""The command that shows states in a browser."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from flowstates.cli.database import Pool, ask_pool, exit_codes
+from flowstates.cli.options import DatabaseUrl, LayoutOption, layout_of, refuse_prefects_table
+from flowstates.cli.render import print_line
+from flowstates.errors import InvalidInputError
+from flowstates.repository import FlowRunStateRepository
+
+_CONNECTIONS = 5
+
+
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 takes one that is free.")] = 8088,
+    database_url: DatabaseUrl = None,
+    layout: LayoutOption = None,
+) -> None:
+    """Show runs in a browser of this machine, until Ctrl-C.
+
+    The pages, and the same as JSON, are on 127.0.0.1 alone and for whoever is on this machine: there is no login. Nothing that they do changes data.
+    """
+    chosen = layout_of(layout)
+    with exit_codes():
+        try:
+            from flowstates.web import app
+        except ModuleNotFoundError as error:
+            if error.name != "uvicorn":
+                raise
+            raise InvalidInputError("serve", "the pages are not installed: pip install 'flowstates[cli,web]'") from None
+        except ImportError:
+            raise InvalidInputError("serve", "the pages are not installed: pip install 'flowstates[cli,web]'") from None
+        try:
+            listening = socket.create_server((app.LOOPBACK, port))
+        except OSError as error:
+            raise InvalidInputError("--port", f"{port} cannot be had: {error.strerror}") from None
+
+    async def work(pool: Pool) -> None:
+        async with pool.acquire() as connection:
+            await refuse_prefects_table(connection, chosen)
+        print_line(f"http://{app.LOOPBACK}:{listening.getsockname()[1]}/")
+        sys.stdout.flush()
+        await app.serve(FlowRunStateRepository(pool, layout=chosen.value), listening)
+
+    # So that a server that was started for this is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with listening:
+        ask_pool(database_url, work, layout=chosen.value, connections=_CONNECTIONS)

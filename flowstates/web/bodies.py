@@ -1,0 +1,91 @@
+"""What is answered: JSON, Prefect's words for what is not there or cannot be read, and errors as status codes."""
+
+# Not with annotations from __future__: FastAPI reads the types of what is answered, for its documentation.
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastapi import HTTPException, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from flowstates.engine.pages import FlowRunStatePage
+from flowstates.errors import InvalidInputError, UnreadableRowError
+
+PATIENCE = 30.0  # seconds for what is asked of the database
+
+_NOT_FOUND = "Flow run state not found"
+
+
+class RestState(BaseModel):
+    """A state as `FlowRunState.to_rest` has it, which is as Prefect shows it."""
+
+    id: str
+    type: str
+    name: str
+    timestamp: str
+    message: str | None
+    data: Any
+    state_details: dict[str, Any]
+
+
+class RestStateOfRun(RestState):
+    """The same with the id of its run, which details need not have."""
+
+    flow_run_id: str
+
+
+class RestPage(BaseModel):
+    """A page of states, and the cursors of the pages next to it; null where there is none."""
+
+    states: list[RestStateOfRun]
+    next: str | None
+    previous: str | None
+
+
+def answer(content: object, status: int = 200) -> Response:
+    """The content as JSON. In ASCII: data may hold half of a surrogate pair, which UTF-8 has no form for."""
+    return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
+
+
+def not_found() -> Response:
+    """What Prefect answers for a state that is not there."""
+    return answer({"detail": _NOT_FOUND}, 404)
+
+
+def page_body(page: FlowRunStatePage) -> dict[str, Any]:
+    """A page as `RestPage` has it."""
+    states = [{"flow_run_id": str(state.flow_run_id), **state.to_rest()} for state in page.states]
+    return {"states": states, "next": page.next, "previous": page.previous}
+
+
+def read_as_prefect(type_: TypeAdapter[Any], given: dict[str, str], name: str) -> Any:
+    """The parameter of a query, or the answer that Prefect has where it cannot be read: 422 with three keys."""
+    try:
+        if name in given:
+            return type_.validate_python(given[name])
+        errors: list[Any] = [{"type": "missing", "loc": ["query", name], "msg": "Field required", "input": None}]
+    except ValidationError as error:
+        errors = [{**found, "loc": ["query", name, *found["loc"]]} for found in error.errors(include_url=False)]
+        for found in errors:
+            if "ctx" in found:
+                found["ctx"] = {key: value if isinstance(value, str) else str(value) for key, value in found["ctx"].items()}
+    return answer({"exception_message": "Invalid request received.", "exception_detail": errors, "request_body": None}, 422)
+
+
+@contextmanager
+def status_codes() -> Iterator[None]:
+    """Errors as answers: input that cannot be asked for is 422 as FastAPI has it, a row that cannot be read 500, and what takes too long 503.
+
+    What else the database or the network refuses is the application's to answer.
+    """
+    try:
+        yield
+    except InvalidInputError as error:
+        field = error.field.removeprefix("filter.")
+        raise RequestValidationError([{"type": "value_error", "loc": ("query", field), "msg": str(error), "input": None}]) from error
+    except UnreadableRowError as error:
+        raise HTTPException(500, f"a stored row cannot be read: {error}") from error
+    except TimeoutError as error:
+        raise HTTPException(503, "the database took too long to answer; try again later, or ask for less") from error
