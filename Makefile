@@ -1,7 +1,7 @@
 # make demo and make test set up everything that they need. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test check legs test-prefect bench torture picture clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect
+.PHONY: help demo test check legs test-prefect bench torture picture pictures-web clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web
 
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
@@ -31,7 +31,7 @@ check: $(VENV)/test.stamp $(VENV)/lint.stamp test ## style, types, imports, and 
 	@report=$$(PATH="$(abspath $(VENV))/bin:$$PATH" basedpyright --verifytypes flowstates --ignoreexternal) || { echo "$$report"; exit 1; }
 	$(VENV)/bin/lint-imports
 
-legs: leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect ## the tests that can differ, on other servers, Pythons and versions
+legs: leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web ## the tests that can differ, on other servers, Pythons and versions
 
 # What a leg leaves out is marked `once` (it depends neither on the server nor on the versions) or `server` or `versions` (on that alone).
 leg = @start=$$SECONDS; $(2) && echo "leg $(1): $$((SECONDS - start)) s"
@@ -70,6 +70,13 @@ test-prefect: ## the answers held against Prefect's own, on a server with pg_trg
 witness: $(VENV)/prefect.stamp
 	@PYTHONPATH=. $(VENV)/bin/python -m pytest tests/prefect
 
+leg-web:
+	$(call leg,pages in a browser,.ci/chromium && FLOWSTATES_TEST_POSTGRES=embedded $(MAKE) --no-print-directory in-chromium VENV=.venvs/web PYTHON="$$(tools/find-python oldest)")
+
+.PHONY: in-chromium
+in-chromium: $(VENV)/web.stamp
+	@PYTHONPATH=. $(PYTEST) tests/web
+
 bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## what a call costs beside its peers, on a server that it starts; ARGS=--short for the short form
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
@@ -78,6 +85,13 @@ torture: $(VENV)/test.stamp ## random writers and faults for as long as ARGS='--
 
 picture: $(VENV)/test.stamp ## draws the picture of the README anew
 	@$(VENV)/bin/python -m tests.picture
+
+pictures-web: ## takes the pictures of the pages in docs anew, in Chromium
+	@.ci/chromium && $(MAKE) --no-print-directory photographed VENV=.venvs/web PYTHON="$$(tools/find-python oldest)"
+
+.PHONY: photographed
+photographed: $(VENV)/web.stamp
+	@PYTHONPATH=. $(VENV)/bin/python -m tests.web.pictures
 
 clean: ## removes what make has made
 	@rm -rf .venv .venvs dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

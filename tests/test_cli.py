@@ -123,7 +123,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 COMMANDS = (
     ("migrate",), ("check",), ("create", SOME_ID, "RUNNING"), ("list",), ("show", SOME_ID), ("delete", SOME_ID), ("timeline", SOME_ID),
     ("runs",), ("prune", "--older-than", "90d", "--dry-run"), ("durations",), ("counts",), ("export",), ("import", "-"),
-    ("tail", "--once"), ("consumers",),
+    ("tail", "--once"), ("consumers",), ("serve", "--port", "0"),
 )  # fmt: skip
 
 

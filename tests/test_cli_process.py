@@ -23,23 +23,9 @@ pytestmark = pytest.mark.once
 __all__ = ["plain_environment", "url"]  # fixtures
 
 COMMANDS = (
-    "demo",
-    "migrate",
-    "check",
-    "create",
-    "list",
-    "runs",
-    "timeline",
-    "durations",
-    "counts",
-    "show",
-    "delete",
-    "import",
-    "export",
-    "prune",
-    "tail",
-    "consumers",
-)
+    "demo", "migrate", "check", "create", "list", "runs", "timeline", "durations", "counts", "show", "delete", "import", "export", "prune", "tail",
+    "consumers", "serve",
+)  # fmt: skip
 
 
 # Help

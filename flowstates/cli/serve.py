@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -40,16 +41,21 @@ def serve(
         try:
             listening = socket.create_server((app.LOOPBACK, port))
         except OSError as error:
-            raise InvalidInputError("--port", f"{port} cannot be had: {error.strerror}") from None
+            raise InvalidInputError("--port", f"{port} cannot be had: {os.strerror(error.errno or 0)}") from None
 
     async def work(pool: Pool) -> None:
         async with pool.acquire() as connection:
             await refuse_prefects_table(connection, chosen)
+        states = FlowRunStateRepository(pool, layout=chosen.value)
+        await states.read_flow_run_state_page(limit=1)  # tables that are not there are told of now, not to who looks
         print_line(f"http://{app.LOOPBACK}:{listening.getsockname()[1]}/")
         sys.stdout.flush()
-        await app.serve(FlowRunStateRepository(pool, layout=chosen.value), listening)
+        await app.serve(states, listening)
 
     # So that a server that was started for this is ended too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with listening:
-        ask_pool(database_url, work, layout=chosen.value, connections=_CONNECTIONS)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with listening:
+            ask_pool(database_url, work, layout=chosen.value, connections=_CONNECTIONS)
+    finally:
+        signal.signal(signal.SIGTERM, before)

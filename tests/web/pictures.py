@@ -24,7 +24,7 @@ async def take(dsn: str, folder: Path) -> None:
         (state,) = (await states.read_flow_run_state_page(failed, limit=1, order="time")).states
         async with serving(states) as address, browser() as chromium:
             for scheme in ("light", "dark"):
-                for name, path, width, height in (("runs", "", 1100, 900), ("run", f"runs/{state.flow_run_id}", 1100, 820)):
+                for name, path, width, height in (("runs", "", 960, 760), ("run", f"runs/{state.flow_run_id}", 960, 560)):
                     for kind, size in (("", (width, height)), ("-phone", (320, 1300))):
                         context = await chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
                         page = await context.new_page()
