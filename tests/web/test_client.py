@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -18,6 +21,7 @@ from flowstates.web import create_router
 from tests.conftest import Pool
 from tests.inserted import insert
 from tests.web.made import a_day
+from tests.web.serving import serving
 
 
 @pytest.fixture
@@ -49,3 +53,14 @@ async def test_the_client_is_told_what_is_not_there(client: PrefectClient) -> No
     with pytest.raises(httpx.HTTPStatusError) as refused:
         await client.read_flow_run_states("x")  # type: ignore[arg-type]
     assert refused.value.response.status_code == 422
+
+
+async def test_the_example_of_the_documentation(states: FlowRunStateRepository, own_pool: Pool, layout: Layout) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "web.md").read_text()
+    (example,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    (made, *_) = a_day(datetime.now(UTC), runs=1)
+    await insert(own_pool, layout, [made])
+    async with serving(states) as address:
+        names: dict[str, Any] = {}
+        exec(compile(example.replace("http://127.0.0.1:8088", address.rstrip("/")), "web.md", "exec", dont_inherit=True), names)
+        assert [state.id for state in await names["history"](str(made.flow_run_id))] == [made.id]

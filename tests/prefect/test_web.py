@@ -1,0 +1,61 @@
+"""The router answers what Prefect's REST interface answers: the same status codes and the same bodies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from flowstates import FlowRunStateRepository, create_pool
+from flowstates.web import create_router
+from tests.prefect.conftest import PrefectOn
+from tests.prefect.rest import in_process, known
+from tests.prefect.seed import Seed
+
+
+@pytest.fixture
+async def ours(dsn: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with create_pool(dsn) as pool:
+        app = FastAPI()
+        app.include_router(create_router(FlowRunStateRepository(pool, layout="prefect")))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://prefect") as client:
+            yield client
+
+
+async def test_answers_to_whatever_is_asked_are_prefects(ours: httpx.AsyncClient, dsn: str, seed: Seed, prefect_on: PrefectOn) -> None:
+    some = [run for run in seed.runs if run in seed.current][:2]
+    paths = [
+        f"/flow_run_states/{uuid4()}",
+        "/flow_run_states/x",
+        "/flow_run_states/5e0b7a4c9d314f6e8a2bc7d915e03f86",
+        f"/flow_run_states/{{{uuid4()}}}",
+        "/flow_run_states/",
+        "/flow_run_states",
+        f"/flow_run_states?flow_run_id={uuid4()}",
+        f"/flow_run_states/?flow_run_id={uuid4()}",
+        f"/flow_run_states/?flow_run_id=%7B{uuid4()}%7D",
+        f"/flow_run_states/?flow_run_id=urn:uuid:{uuid4()}",
+        f"/flow_run_states/?flow_run_id={uuid4()}&flow_run_id=x",
+        f"/flow_run_states/?flow_run_id=x&flow_run_id={uuid4()}",
+        *(f"/flow_run_states/?flow_run_id={text}" for text in ("", "x", "%00", "%F0", "1", "5e0b7a4c-9d31-4f6e-8a2b-c7d915e03f8", "%F0%9F%8E%89")),
+        f"/flow_run_states/?flow_run={some[0]}",
+    ]
+    async with prefect_on(dsn), in_process(raises=False) as prefect:
+        for path in paths:
+            mine, theirs = await ours.get(path), await prefect.get(path)
+            assert mine.status_code == theirs.status_code, path
+            assert mine.headers.get("location") == theirs.headers.get("location"), path
+            if theirs.content:
+                assert mine.json() == theirs.json(), path
+        for run in some:
+            query = f"/flow_run_states/?flow_run_id={run}"
+            mine, theirs = (await ours.get(query)).json(), (await prefect.get(query)).json()
+            assert [{**state, "state_details": known(state["state_details"])}["id"] for state in mine] == [state["id"] for state in theirs]
+            for state, shown in zip(mine, theirs, strict=True):
+                assert list(state) == list(shown)
+                assert {key: state[key] for key in state if key != "state_details"} == {key: shown[key] for key in shown if key != "state_details"}
+                alone = await ours.get(f"/flow_run_states/{state['id']}")
+                assert alone.json() == state
