@@ -8,11 +8,13 @@ from uuid import uuid4
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from prefect.server.api.server import create_api_app, validation_exception_handler
 
 from flowstates import FlowRunStateRepository, create_pool
 from flowstates.web import create_router
 from tests.prefect.conftest import PrefectOn
-from tests.prefect.rest import in_process, known
+from tests.prefect.rest import known
 from tests.prefect.seed import Seed
 
 
@@ -43,7 +45,10 @@ async def test_answers_to_whatever_is_asked_are_prefects(ours: httpx.AsyncClient
         *(f"/flow_run_states/?flow_run_id={text}" for text in ("", "x", "%00", "%F0", "1", "5e0b7a4c-9d31-4f6e-8a2b-c7d915e03f8", "%F0%9F%8E%89")),
         f"/flow_run_states/?flow_run={some[0]}",
     ]
-    async with prefect_on(dsn), in_process(raises=False) as prefect:
+    # As Prefect's server makes it, with the handler that says what of a request is wrong.
+    app = create_api_app(fast_api_app_kwargs={"exception_handlers": {RequestValidationError: validation_exception_handler}}, ignore_cache=True)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with prefect_on(dsn), httpx.AsyncClient(transport=transport, base_url="http://prefect") as prefect:
         for path in paths:
             mine, theirs = await ours.get(path), await prefect.get(path)
             assert mine.status_code == theirs.status_code, path
