@@ -88,7 +88,9 @@ def test_the_wheel_works_alone_in_a_clean_environment(tmp_path: Path, own_dsn: s
     (wheel,) = tmp_path.glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
     sql = {f"flowstates/{path.relative_to(ROOT)}" for path in (ROOT / "sql").rglob("*.sql")}
-    assert sql | {"flowstates/py.typed"} <= inside
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "flowstates/web/templates").iterdir()}
+    assert len(templates) >= 6
+    assert sql | templates | {"flowstates/py.typed"} <= inside
     assert not [name for name in inside if name.startswith(("tests", "sql/"))]
 
     run(sys.executable, "-m", "venv", "env")
@@ -104,6 +106,8 @@ def test_the_wheel_works_alone_in_a_clean_environment(tmp_path: Path, own_dsn: s
     plant_a_stranger(package.parent)
     assert run(python, "-c", LIBRARY, own_dsn).splitlines() == ["['0001_flow_run_state', '0002_feed']", "True", "True False"]
 
+    lacking = subprocess.run([python, "-c", "import flowstates.web"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert lacking.stderr.splitlines()[-1] == "ImportError: flowstates.web needs fastapi: pip install 'flowstates[web]'"
     command = tmp_path / "env/bin/flowstates"
     without = subprocess.run([command, "list", RUN], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert without.returncode == 2
@@ -115,3 +119,5 @@ def test_the_wheel_works_alone_in_a_clean_environment(tmp_path: Path, own_dsn: s
     state = json.loads(run(command, "create", RUN, "RUNNING", *arguments))
     assert [json.loads(line) for line in run(command, "list", RUN, *arguments).splitlines()] == [state]
     assert json.loads(run(command, "delete", state["id"], "--yes", *arguments))["deleted"] is True
+    run(pip, "install", "--quiet", "--disable-pip-version-check", f"{wheel}[web]")
+    assert run(python, "-W", "error", "-c", "import flowstates.web.app") == ""
