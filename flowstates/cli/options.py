@@ -50,9 +50,9 @@ def _parser(read: Callable[[str], T]) -> Callable[[str], T]:
 
 
 _time = _parser(moments.to_time)
-age_of = _parser(moments.to_length)
-length_of = _parser(moments.to_length_above_zero)
-moment_of = _parser(moments.to_moment)
+age_of: Callable[[str], timedelta] = _parser(moments.to_length)
+length_of: Callable[[str], timedelta] = _parser(moments.to_length_above_zero)
+moment_of: Callable[[str], Moment] = _parser(moments.to_moment)
 
 
 class Chosen(NamedTuple):
