@@ -59,17 +59,17 @@ def not_found() -> Response:
 
 def state_answer(state: FlowRunState) -> Response:
     """A state as `RestState` has it; UnreadableRowError for what others have stored and JSON has no way to say."""
-    return _json(_text(state, state.to_rest()))
+    return _json(_text(state))
 
 
 def states_answer(states: Iterable[FlowRunState]) -> Response:
     """The same of a list."""
-    return _json(f"[{','.join(_text(state, state.to_rest()) for state in states)}]")
+    return _json(f"[{','.join(_text(state) for state in states)}]")
 
 
 def page_answer(page: FlowRunStatePage) -> Response:
     """A page as `RestPage` has it."""
-    states = ",".join(_text(state, {"flow_run_id": str(state.flow_run_id), **state.to_rest()}) for state in page.states)
+    states = ",".join(_text(state, flow_run_id=str(state.flow_run_id)) for state in page.states)
     return _json(f'{{"states":[{states}],"next":{json.dumps(page.next)},"previous":{json.dumps(page.previous)}}}')
 
 
@@ -77,13 +77,13 @@ def _json(text: str, status: int = 200) -> Response:
     return Response(text, status, {"X-Content-Type-Options": "nosniff"}, "application/json")
 
 
-def _text(state: FlowRunState, shown: dict[str, Any]) -> str:
-    # Pydantic makes null of a number that is greater than a double.
-    if not (is_finite(state.data) and is_finite(state.state_details.model_extra)):
-        raise UnreadableRowError(state.id, "data", "cannot be written as JSON: holds a number that is greater than a double")
-    # In ASCII: data may hold half of a surrogate pair, which UTF-8 has no form for.
+def _text(state: FlowRunState, **more: str) -> str:
     try:
-        return json.dumps(shown, separators=(",", ":"))
+        # Pydantic makes null of a number that is greater than a double.
+        if not (is_finite(state.data) and is_finite(state.state_details.model_extra)):
+            raise ValueError("holds a number that is greater than a double")
+        # In ASCII: data may hold half of a surrogate pair, which UTF-8 has no form for.
+        return json.dumps({**more, **state.to_rest()}, separators=(",", ":"))
     except (ValueError, RecursionError) as error:
         raise UnreadableRowError(state.id, "data", f"cannot be written as JSON: {error}") from None
 

@@ -201,7 +201,9 @@ def _name(state: FlowRunState) -> str:
 
 def _details(details: StateDetails) -> str:
     """Details that differ from their defaults, as JSON; nothing for none."""
-    given = details.model_dump(mode="json", exclude_defaults=True) | (details.model_extra or {})
+    unknown = details.model_extra or {}
+    # What is under unknown keys is as it was stored, also what Pydantic would not write.
+    given = details.model_dump(mode="json", exclude_defaults=True, exclude=set(unknown)) | unknown
     return _json(given) if given else ""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
+from html import unescape
 from uuid import uuid4
 
 import httpx
@@ -64,3 +66,20 @@ async def test_answers_to_whatever_is_asked_are_prefects(ours: httpx.AsyncClient
                 assert {key: state[key] for key in state if key != "state_details"} == {key: shown[key] for key in shown if key != "state_details"}
                 alone = await ours.get(f"/flow_run_states/{state['id']}")
                 assert alone.json() == state
+
+
+async def test_pages_show_whatever_is_stored(ours: httpx.AsyncClient, seed: Seed) -> None:
+    histories = {run: [state for state in seed.states if state.flow_run_id == run] for run in seed.runs}
+    for run, history in histories.items():
+        page = await ours.get(f"/runs/{run}")
+        assert page.status_code == (200 if history else 404), page.text
+        assert page.text.count('<tr role="row" id="s-') == len(history)
+    seen: list[str] = []
+    query = "/"
+    while query:
+        page = await ours.get(query)
+        assert page.status_code == 200, page.text
+        seen += re.findall(r'href="runs/([0-9a-f-]{36})"', page.text)
+        following = re.findall(r'rel="next" href="([^"]+)"', page.text)
+        query = f"/{unescape(following[0])}" if following else ""
+    assert sorted(seen) == sorted(str(run) for run in seed.current)
