@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstates import FlowRunState, StateType
-from flowstates.pictures.svg import timeline_svg
+from flowstates.pictures.svg import strip_svg, timeline_svg
 from flowstates.pictures.text import escape
 from tests.test_cli import BEGIN, state
 
@@ -70,6 +70,16 @@ def test_a_state_has_a_row_with_its_words_and_its_bar() -> None:
     ]
     assert [row.class_ for row in rows] == ["bar SCHEDULED", "bar RUNNING", "bar FAILED", "bar RUNNING", None]
     assert [row.diamond is None for row in rows] == [True, True, False, True, False]
+
+
+def test_a_strip_is_the_history_as_one_bar() -> None:
+    root = ElementTree.fromstring(strip_svg(HISTORY, now=BEGIN).replace("<svg ", f'<svg xmlns="{SVG.strip("{}")}" '))
+    assert (root.get("role"), root.get("viewBox"), root.findtext(f"{SVG}desc")) == ("img", "0 0 300 1", "5 states in 1h 00m, ended COMPLETED.")
+    parts = [(rect.get("class"), rect.get("x"), rect.get("width")) for rect in root.iter(f"{SVG}rect")]
+    assert parts == [
+        ("SCHEDULED", "0", "50"), ("RUNNING", "50", "150"), ("FAILED", "200", "50"), ("RUNNING", "250", "50"), ("COMPLETED", "298", "2"),
+    ]  # fmt: skip
+    assert [rect.findtext(f"{SVG}title") for rect in root.iter(f"{SVG}rect")] == [row.title for row in drawn(HISTORY)[1]]
 
 
 def test_the_whole_says_what_it_is_and_needs_nothing_from_elsewhere() -> None:

@@ -29,6 +29,7 @@ _BASELINE = 16  # of the text in a row
 _BAR = 12
 _THIN_BAR = 4
 _LEAST_WIDTH = 2  # what is not nothing is to be seen
+_STRIP = 300  # the length of a strip: about that of a phone's screen in pixels
 _DIAMOND = 6  # from its middle to its corners
 _ROWS_WITHOUT_A_SCALE_BELOW = 20
 _WIDEST_NAME = 24  # characters
@@ -133,6 +134,24 @@ def timeline_svg(states: Sequence[FlowRunState], *, now: datetime) -> str:
         _draw_bar(row, scale, state, time, top + _ROW / 2, is_open=is_open and state is last)
     ElementTree.indent(chart, "")
     return ElementTree.tostring(chart, encoding="unicode") + "\n"
+
+
+def strip_svg(states: Sequence[FlowRunState], *, now: datetime) -> str:
+    """The same history as one bar, cut where one state ends and the next begins, for where there is no room for a chart: it is stretched to the place
+    that it is put in, has no texts but those that a viewer shows beside the pointer, and no style of its own: its parts have the classes of their
+    types."""
+    spent = times_spent(states, now)
+    last, begin = states[-1], states[0].timestamp
+    scale = _Scale(begin, sum(spent, timedelta()), 0, _STRIP)
+    strip = ElementTree.Element("svg", {"viewBox": f"0 0 {_STRIP} 1", "preserveAspectRatio": "none"})
+    strip.attrib |= {"role": "img", "class": "flowstates-strip"}
+    add(strip, "title", f"run {last.flow_run_id}")
+    add(strip, "desc", summary(states, now))
+    for state, time in zip(states, spent, strict=True):
+        width = max(scale.width(time), _LEAST_WIDTH)
+        part = add(strip, "rect", x=min(scale.at(state.timestamp), _STRIP - width), y=0, width=width, height=1, class_=state.type)
+        add(part, "title", _words(state, time, last))
+    return ElementTree.tostring(strip, encoding="unicode")
 
 
 def _paper(height: float, *, title: str, desc: str) -> ElementTree.Element:

@@ -20,7 +20,7 @@ from flowstates.errors import InvalidInputError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.pictures.marks import LOOKS, mark_of
 from flowstates.pictures.stack import highest, occupancy_svg
-from flowstates.pictures.svg import TIMELINE_STYLE, timeline_svg
+from flowstates.pictures.svg import TIMELINE_STYLE, strip_svg, timeline_svg
 from flowstates.pictures.text import counted, escape, first_line
 from flowstates.pictures.times import ago, clock, relative, spent_text, summary, times_spent
 from flowstates.records import FlowRunState, StateDetails, StateType
@@ -127,7 +127,10 @@ async def run(states: FlowRunStateRepository, run_id: UUID, query: QueryParams, 
         summary=summary(history, now) if count == len(history) else f"{counted(count, 'state')}; here are the newest {len(history):,}.",
         age=sum(spent, timedelta()).total_seconds(),
         chart=Markup(timeline_svg(drawn, now=now)),  # noqa: S704  # made by ElementTree, which escapes
+        strip=Markup(strip_svg(drawn, now=now)),  # noqa: S704
         drawn=len(drawn),
+        drawn_since=clock(drawn[0].timestamp, "minutes"),
+        drawn_until=clock(newest_state.timestamp if newest_state.type.is_terminal else max(now, newest_state.timestamp), "minutes"),
         rows=[_row_of_state(state, spent_text(time, state, newest_state)) for state, time in zip(history, spent, strict=True)],
         count=count,
         more=min(count, MOST_STATES_OF_A_RUN) if count > len(history) and last < MOST_STATES_OF_A_RUN else None,

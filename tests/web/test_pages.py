@@ -201,6 +201,20 @@ async def test_the_policy_lets_no_other_script_or_style_in(own_pool: Pool, layou
     assert all("Content Security Policy" in text for text in refused)
 
 
+async def test_a_phone_has_a_chart_of_its_own(own_pool: Pool, layout: Layout, address: str, visit: Visit) -> None:
+    run = uuid4()
+    await add(own_pool, layout, run, StateType.PENDING, StateType.RUNNING, StateType.COMPLETED, minutes=5)
+    page = await visit(f"{address}runs/{run}", **PHONE)
+    await expect(page.locator(".flowstates-strip")).to_be_visible()
+    await expect(page.locator(".flowstates-timeline")).to_be_hidden()
+    box = await page.locator(".flowstates-strip").bounding_box()
+    assert box is not None
+    assert 200 < box["width"] < 320
+    await page.set_viewport_size({"width": 1000, "height": 800})
+    await expect(page.locator(".flowstates-strip")).to_be_hidden()
+    await expect(page.locator(".flowstates-timeline")).to_be_visible()
+
+
 async def test_a_page_reads_without_scripts(own_pool: Pool, layout: Layout, address: str, visit: Visit) -> None:
     run = uuid4()
     await add(own_pool, layout, run, StateType.RUNNING, minutes=1)
