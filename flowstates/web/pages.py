@@ -69,7 +69,6 @@ _HEADERS = {
 
 async def runs(states: FlowRunStateRepository, query: QueryParams, now: datetime) -> Response:
     """The page of runs: how many are in each type, what the last day was like, and those that are asked for."""
-    asked = None
     try:
         asked = AskedRuns.of(query, now)
         filter = asked.filter()
