@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import TypeAlias
 
@@ -23,6 +24,11 @@ for name, value in {
     "TC_HOST": "127.0.0.1",  # the port is published on IPv4 only
 }.items():
     os.environ.setdefault(name, value)
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; the programs that tests start would have it so too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
