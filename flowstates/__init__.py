@@ -31,7 +31,7 @@ from flowstates.errors import (
 )
 from flowstates.feed import FlowRunStateFeed
 from flowstates.filters import FlowRunStateFilter
-from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName
+from flowstates.records import CreateOutcome, FlowRunState, NewFlowRunState, StateDetails, StateType, TypeName, new_run_id
 from flowstates.repository import FlowRunStateRepository
 from flowstates.retention import FlowRunStateRetention
 from flowstates.values import Layout
@@ -83,4 +83,5 @@ __all__ = [
     "is_retryable",
     "migrate",
     "migration_sql",
+    "new_run_id",
 ]

@@ -63,6 +63,7 @@ def test_the_public_names() -> None:
         "is_retryable",
         "migrate",
         "migration_sql",
+        "new_run_id",
     ]
     for name in flowstates.__all__:
         value = getattr(flowstates, name)

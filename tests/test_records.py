@@ -30,6 +30,7 @@ from flowstates import (
     StateType,
     UnexpectedStateError,
     UnreadableRowError,
+    new_run_id,
 )
 from flowstates.engine.appending import Expectation, expectations
 from flowstates.engine.rows import to_states
@@ -621,3 +622,11 @@ def test_forked_workers_make_ids_of_their_own() -> None:
     made = [UUID(line) for line in done.stdout.splitlines()]
     assert len(made) == 900
     assert len({id_.int & (1 << 62) - 1 for id_ in made}) == 900
+
+
+def test_ids_of_runs_rise_with_time() -> None:
+    ids = [new_run_id() for _ in range(100)]
+    assert len(set(ids)) == 100
+    assert ids == sorted(ids, key=lambda made: made.int >> 80)
+    assert {id.version for id in ids} == {7}
+    assert {type(id) for id in ids} == {UUID}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import flowstates
 from flowstates.engine.connections import AnyConnection
-from flowstates.records import FlowRunState, StateType
+from flowstates.records import FlowRunState, StateType, new_run_id
 from flowstates.repository import FlowRunStateRepository
 
 # Of each run: minutes since the demo's beginning, type, name, message.
@@ -51,7 +50,7 @@ async def play(connection: AnyConnection) -> tuple[list[str], list[list[FlowRunS
 async def _make_runs(connection: AnyConnection, begin: datetime) -> list[list[FlowRunState]]:
     """Creates the runs and returns the history of each."""
     states = FlowRunStateRepository(connection)
-    ids = [uuid4() for _ in _RUNS]
+    ids = [new_run_id() for _ in _RUNS]
     for id_, run in zip(ids, _RUNS, strict=True):
         for minutes, type_, name, message in run:
             await states.create_flow_run_state(id_, type_, timestamp=begin + timedelta(minutes=minutes), name=name, message=message)
