@@ -1,7 +1,7 @@
 # make demo and make test set up everything that they need. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test check legs test-prefect bench torture picture pictures-web clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web
+.PHONY: help demo test check legs test-prefect bench torture release-check picture pictures-web clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web
 
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
@@ -82,6 +82,13 @@ bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## what a call costs beside its pe
 
 torture: $(VENV)/test.stamp ## random writers and faults for as long as ARGS='--seconds 60' says
 	@$(VENV)/bin/python -m tests.torture $(ARGS)
+
+release-check: ## builds the package as it is released, and installs it in empty environments, with each extra
+	@$(MAKE) --no-print-directory released VENV=.venvs/release PYTHON="$$(tools/find-python oldest)"
+
+.PHONY: released
+released: $(VENV)/release.stamp
+	@tools/release-check build/release $(VENV)/bin/python
 
 picture: $(VENV)/test.stamp ## draws the picture of the README anew
 	@$(VENV)/bin/python -m tests.picture

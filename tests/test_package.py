@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from datetime import date
 from pathlib import Path
 from types import FunctionType
 
@@ -74,6 +75,20 @@ def test_the_version_is_the_top_of_the_changelog() -> None:
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert first is not None
     assert first[1] == flowstates.__version__
+
+
+def test_each_version_in_the_changelog_has_its_day() -> None:
+    headings = re.findall(r"^## .*", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    days = [date.fromisoformat(heading.split(" - ")[1]) for heading in headings]
+    assert days == sorted(days, reverse=True)
+
+
+def test_what_a_release_links_to_is_there() -> None:
+    home = PROJECT["urls"]["Homepage"]
+    for url in PROJECT["urls"].values():
+        path = re.fullmatch(rf"{home}(/(?:tree|blob)/main/(.+)|/issues)?", url)
+        assert path is not None, url
+        assert (ROOT / (path[2] or "")).exists(), url
 
 
 def test_the_lowest_versions_that_are_tested_are_those_that_are_declared() -> None:
