@@ -1,7 +1,7 @@
 # make demo and make test set up everything that they need. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test check legs test-prefect bench torture release-check picture pictures-web clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web
+.PHONY: help demo test check legs test-prefect bench torture docs release-check picture pictures-web clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web
 
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
@@ -83,6 +83,13 @@ bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## what a call costs beside its pe
 torture: $(VENV)/test.stamp ## random writers and faults for as long as ARGS='--seconds 60' says
 	@$(VENV)/bin/python -m tests.torture $(ARGS)
 
+docs: ## builds the pages under docs as a site, in build/site; a warning is an error, a link that leads nowhere among them
+	@$(MAKE) --no-print-directory site VENV=.venvs/docs PYTHON="$$(tools/find-python oldest)"
+
+.PHONY: site
+site: $(VENV)/docs.stamp
+	@$(VENV)/bin/zensical build --clean --strict
+
 release-check: ## builds the package as it is released, and installs it in empty environments, with each extra
 	@$(MAKE) --no-print-directory released VENV=.venvs/release PYTHON="$$(tools/find-python oldest)"
 
@@ -101,4 +108,4 @@ photographed: $(VENV)/web.stamp
 	@PYTHONPATH=. $(VENV)/bin/python -m tests.web.pictures
 
 clean: ## removes what make has made
-	@rm -rf .venv .venvs dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venvs dist build .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -6,8 +6,23 @@ import re
 import shutil
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    """What a page shows in a language, in its order."""
+    return [dedent(code) for shown, code in BLOCK.findall((ROOT / page).read_text()) if shown == language]
+
+
+def names_of(example: str) -> dict[str, Any]:
+    """What an example defines."""
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(example, "an example", "exec", dont_inherit=True), names)
+    return names
 
 
 def write_examples(root: Path) -> None:
@@ -25,4 +40,4 @@ def write_examples(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_examples(Path(__file__).parent.parent)
+    write_examples(ROOT)

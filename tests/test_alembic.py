@@ -19,8 +19,7 @@ from sqlalchemy import text
 from flowstates import TABLES, FlowRunStateRepository, InvalidInputError, Mismatch, check, migrate, migration_sql
 from flowstates.engine import queries
 from tests.conftest import Connection, Pool
-from tests.examples import BLOCK
-from tests.test_readme import names_of
+from tests.examples import BLOCK, names_of
 from tests.tools import run
 
 T = TypeVar("T")

@@ -11,10 +11,9 @@ from fastapi.testclient import TestClient
 
 from flowstates import FlowRunStateFeed, FlowRunStateRepository, StateType, create_pool
 from tests.conftest import Pool
-from tests.examples import BLOCK
+from tests.examples import BLOCK, names_of
 from tests.feeds import told
 from tests.test_feed_consume import own
-from tests.test_readme import names_of
 
 __all__ = ["own"]  # a fixture
 

@@ -21,9 +21,8 @@ from opentelemetry import trace
 from flowstates import FlowRunStateRepository, FlowRunStateRetention, NewFlowRunState, UnexpectedStateError, create_pool
 from flowstates.telemetry import instrument, uninstrument
 from tests.conftest import Pool
-from tests.examples import BLOCK
+from tests.examples import BLOCK, names_of
 from tests.spans import Spans, attributes, id_of, parent_id, trace_id_of
-from tests.test_readme import names_of
 from tests.test_retries import UNDO_TWICE
 
 pytestmark = pytest.mark.versions

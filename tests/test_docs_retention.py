@@ -15,9 +15,8 @@ import pytest
 from flowstates import FlowRunStateRepository, StateType, check, migrate
 from flowstates.values import Layout
 from tests.conftest import Connection, Pool
-from tests.examples import BLOCK
+from tests.examples import BLOCK, names_of
 from tests.test_cli import run
-from tests.test_readme import names_of
 from tests.test_retention import lengths, make, own_pool
 
 __all__ = ["own_pool"]  # a fixture

@@ -10,8 +10,7 @@ from fastapi.testclient import TestClient
 
 from flowstates.cli.app import app as command_line
 from tests.conftest import Pool
-from tests.examples import BLOCK
-from tests.test_readme import names_of
+from tests.examples import BLOCK, names_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "web.md"
 TEXT = PAGE.read_text()

@@ -17,8 +17,8 @@ def test_the_picture_is_as_it_would_be_drawn_now(own_dsn: str, tmp_path: Path) -
     assert PICTURE.read_text() == (tmp_path / "timeline.svg").read_text(), "make picture draws it anew"
 
 
-def test_the_readme_shows_it_below_its_first_paragraph_and_says_what_it_shows() -> None:
-    title, _, picture, *_ = (ROOT / "README.md").read_text().split("\n\n")
+def test_the_readme_shows_it_at_its_top_and_says_what_it_shows() -> None:
+    title, picture, *_ = (ROOT / "README.md").read_text().split("\n\n")
     found = re.fullmatch(r"!\[(?P<text>[^\]]{40,})\]\((?P<path>[^)]+)\)", picture)
     assert title == "# flowstates"
     assert found is not None

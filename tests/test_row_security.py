@@ -1,4 +1,4 @@
-"""Row level security: with the policies of the README a writer works; what it hides or refuses is said as it is."""
+"""Row level security: with the policies of docs/roles.md a writer works; what it hides or refuses is said as it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from flowstates import FlowRunStateRepository, FlowStatesError, NewFlowRunState, StateType, check, migrate
 from tests.conftest import Connection
-from tests.test_readme import POLICIES
+from tests.test_docs_roles import POLICIES
 
 pytestmark = pytest.mark.server
 
@@ -36,7 +36,7 @@ async def secure(connection: Connection, policies: str) -> None:
     await connection.execute(f"reset role; {policies}; set role {role}")
 
 
-async def test_with_the_policies_of_the_readme_a_writer_works(writer: Connection) -> None:
+async def test_with_the_policies_of_the_docs_a_writer_works(writer: Connection) -> None:
     await secure(writer, POLICIES)
     states, run = FlowRunStateRepository(writer), uuid4()
     first = await states.create_flow_run_state(run, StateType.PENDING)

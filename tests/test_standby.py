@@ -29,6 +29,7 @@ from flowstates import (
 )
 from flowstates.engine import positions
 from tests.conftest import Connection, Pool
+from tests.examples import blocks_of, names_of
 from tests.feeds import told
 from tests.messages import noted
 from tests.servers import PREFECT_TABLES
@@ -390,3 +391,12 @@ async def test_a_standby_that_is_promoted_takes_writes_on_the_connections_that_i
             await pair.promote()
             state = await states.create_flow_run_state(RUN, "COMPLETED", expected=RUN, timeout=10)
             assert await states.read_current_flow_run_state(RUN) == state
+
+
+async def test_what_was_just_written_is_read_as_the_page_says(pair: Pair) -> None:
+    (example,) = blocks_of("docs/replicas.md", "python")
+    names = names_of(example)
+    async with create_pool(pair.primary) as primary, create_pool(pair.standby) as standby:
+        for _ in range(20):
+            state = await FlowRunStateRepository(primary).create_flow_run_state(uuid4(), "RUNNING")
+            assert await names["history"](standby, state.flow_run_id, await names["written"](primary)) == [state]
