@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from flowstates import FlowRunStateRepository, StateType, UnexpectedStateError, migrate, new_run_id
+from flowstates import FlowRunStateRepository, StateType, UnexpectedStateError, create_pool, migrate, new_run_id
 from flowstates.engine import queries
 from flowstates.values import Layout
 from tests.conftest import Connection, Pool
@@ -27,7 +28,7 @@ __all__ = ["folder"]  # a fixture
 
 TOUR, EMBEDDED = blocks_of("docs/tour.md", "python")
 (TOUR_PRINTS,) = blocks_of("docs/tour.md", "text")
-CLAIM, JOBS = blocks_of("docs/worker.md", "python")
+CLAIM, WORKER, JOBS = blocks_of("docs/worker.md", "python")
 (BACKFILL,) = blocks_of("docs/imports.md", "python")
 (ASKING,) = blocks_of("docs/asking.md", "python")
 (WITH_SQLALCHEMY,) = blocks_of("docs/sqlalchemy.md", "python")
@@ -55,6 +56,28 @@ async def test_writing_with_an_expectation(pool: Pool, capsys: pytest.CaptureFix
     await states.create_flow_run_state(run, StateType.PENDING)
     assert sorted([await claim(states, run, "one"), await claim(states, run, "two")]) == [False, True]
     assert re.fullmatch(rf"not ours: the current state of run {run} is .* \(RUNNING\); expected was PENDING\n", capsys.readouterr().out)
+
+
+async def test_workers_do_each_run_once_and_put_back_what_was_lost(own_database: str) -> None:
+    names, done = names_of(WORKER), Counter[UUID]()
+    runs = [new_run_id() for _ in range(6)]
+
+    async def do(run_id: UUID) -> None:
+        done[run_id] += 1
+        if run_id == runs[0]:
+            raise ValueError("no rows")
+
+    async with create_pool(own_database) as pool:
+        states = FlowRunStateRepository(pool)
+        for run_id in runs:
+            await states.create_flow_run_state(run_id, StateType.PENDING)
+        lost = await states.create_flow_run_state(new_run_id(), StateType.RUNNING, timestamp=datetime(2020, 1, 1, tzinfo=UTC))
+        await names["put_back"](states, timedelta(hours=1))
+        counts = await asyncio.gather(*(names["work"](states, f"worker {number}", do) for number in range(3)))
+        assert (sum(counts), done) == (7, Counter([*runs, lost.flow_run_id]))
+        current = await states.read_current_flow_run_states(runs)
+        assert [current[run_id].type for run_id in runs] == [StateType.FAILED] + [StateType.COMPLETED] * 5
+        assert [state.name for state in await states.read_flow_run_states(lost.flow_run_id)] == ["Running", "Lost", "Running", "Completed"]
 
 
 async def test_transitions(pool: Pool) -> None:
