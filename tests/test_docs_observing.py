@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 from opentelemetry import trace
 
-from flowstates import FlowRunStateRepository, FlowRunStateRetention, NewFlowRunState, UnexpectedStateError, create_pool
+from flowstates import FlowRunStateFeed, FlowRunStateRepository, FlowRunStateRetention, NewFlowRunState, UnexpectedStateError, create_pool
 from flowstates.telemetry import instrument, uninstrument
 from tests.conftest import Pool
 from tests.examples import BLOCK, names_of
@@ -76,6 +76,7 @@ async def test_the_attributes_that_are_listed_are_those_that_there_are(own_datab
         states = FlowRunStateRepository(pool)
         await pool.execute(UNDO_TWICE)
         await states.create_flow_run_states([NewFlowRunState(flow_run_id=uuid4(), type="COMPLETED") for _ in range(2)])
+        await FlowRunStateFeed(pool).read_page()
         await FlowRunStateRetention(pool).prune(older_than=timedelta(0))
         await pool.execute("alter table flow_run_state rename to elsewhere")
         with pytest.raises(asyncpg.UndefinedTableError):

@@ -23,9 +23,11 @@ from opentelemetry.trace import SpanKind, StatusCode
 from flowstates import (
     FlowRunState,
     FlowRunStateAnalytics,
+    FlowRunStateFeed,
     FlowRunStateFilter,
     FlowRunStateRepository,
     FlowRunStateRetention,
+    HistoryPrunedError,
     InvalidInputError,
     Keep,
     NewFlowRunState,
@@ -41,8 +43,10 @@ from tests.test_retries import UNDO_TWICE
 
 pytestmark = pytest.mark.versions
 
-CALLED = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention)
+CALLED = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention, FlowRunStateFeed)
 PLAIN = {(class_, name): method for class_ in CALLED for name, method in vars(class_).items()}
+SPANNED = {(class_, name) for class_, name in PLAIN if not name.startswith("_") and name != "follow"}
+OTHER_TABLES = {"count_current": "flow_run", "positions": "flowstates_consumer", "move": "flowstates_consumer", "forget": "flowstates_consumer"}
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ def test_the_methods_are_the_plain_functions_before_and_after() -> None:
     for _ in range(2):
         instrument()
     changed = {(class_, name) for (class_, name), method in PLAIN.items() if vars(class_)[name] is not method}
-    assert changed == {(class_, name) for class_, name in PLAIN if not name.startswith("_")}
+    assert changed == SPANNED
     for class_, name in changed:
         assert inspect.signature(vars(class_)[name]) == inspect.signature(PLAIN[class_, name])
         assert inspect.iscoroutinefunction(vars(class_)[name]) is inspect.iscoroutinefunction(PLAIN[class_, name])
@@ -185,10 +189,14 @@ async def test_each_public_method_has_one_span(own_pool: Pool, spans: Spans) -> 
     await analytics.count_occupancy(since=since, until=until, step=timedelta(hours=1))
     await analytics.count_current()
     await retention.prune(older_than=timedelta(0))
-    names = [name for _, name in PLAIN if not name.startswith("_")]
-    assert sorted(span.name for span in spans.all) == sorted(
-        f"{name} {'flow_run' if name == 'count_current' else 'flow_run_state'}" for name in names
-    )
+    feed = FlowRunStateFeed(own_pool)
+    await feed.read_page(await feed.now())
+    async with feed.consume("billing", start="now"):
+        pass
+    await feed.positions()
+    await feed.move("billing", "now")
+    await feed.forget("billing")
+    assert sorted(span.name for span in spans.all) == sorted(f"{name} {OTHER_TABLES.get(name, 'flow_run_state')}" for _, name in SPANNED)
     assert {span.status.status_code for span in spans.all} == {StatusCode.UNSET}
 
 
@@ -417,3 +425,54 @@ async def test_a_prune_of_either_layout(layout_dsns: dict[Layout, str], layout: 
     async with create_pool(layout_dsns[layout]) as pool:
         await FlowRunStateRetention(pool, layout=layout).prune(older_than=timedelta(days=9999), keep=Keep(first=True))
     assert attributes(spans.one)["flowstates.prune.batches"] == 0
+
+
+async def test_the_span_of_a_consumers_block(own_pool: Pool, spans: Spans) -> None:
+    states, feed = FlowRunStateRepository(own_pool), FlowRunStateFeed(own_pool)
+    run = await some(own_pool)
+    spans.clear()
+    async with feed.consume("billing", start="beginning", limit=3) as batch:
+        assert spans.all == []
+        assert not trace.get_current_span().get_span_context().is_valid
+        assert await FlowRunStateRepository(batch.connection).count_flow_run_states() == 5
+    counted, call = spans.all
+    assert (call.name, call.status.status_code, parent_id(counted)) == ("consume flow_run_state", StatusCode.UNSET, None)
+    assert attributes(call)["flowstates.feed.states"] == len(batch.states) == 3
+    assert attributes(call)["db.namespace"] == attributes(counted)["db.namespace"]
+    (begin, end), (inside_begin, inside_end) = times_of(call), times_of(counted)
+    assert begin < inside_begin < inside_end < end
+
+    spans.clear()
+    with pytest.raises(ZeroDivisionError):
+        async with feed.consume("billing"):
+            raise ZeroDivisionError
+    assert (spans.one.status.status_code, attributes(spans.one)["flowstates.feed.states"]) == (StatusCode.UNSET, 2)
+
+    await states.delete_flow_run_states(flow_run_ids=[run])
+    spans.clear()
+    with pytest.raises(HistoryPrunedError):
+        async with feed.consume("billing"):
+            pass
+    assert attributes(spans.one)["error.type"] == "flowstates.errors.HistoryPrunedError"
+
+
+@pytest.mark.parametrize("layout", ["flowstates", "prefect"])
+async def test_how_many_states_a_page_has(layout_dsns: dict[Layout, str], layout: Layout, spans: Spans) -> None:
+    async with create_pool(layout_dsns[layout]) as pool:
+        feed = FlowRunStateFeed(pool, layout=layout)
+        page = await feed.read_page(await feed.now(), limit=1)
+    now, read = spans.all
+    assert (now.name, read.name) == ("now flow_run_state", "read_page flow_run_state")
+    assert attributes(read)["flowstates.feed.states"] == len(page.states)
+    assert attributes(read)["db.namespace"] == urlsplit(layout_dsns[layout]).path[1:]
+
+
+async def test_a_feed_that_is_followed_has_no_span(pool: Pool, spans: Spans) -> None:
+    of = FlowRunStateFilter(flow_run_ids=[await some(pool)])
+    spans.clear()
+    async with FlowRunStateFeed(pool).follow(filter=of, limit=5) as pages:
+        async for page in pages:
+            if page.states:
+                break
+    assert len(page.states) == 5
+    assert spans.all == []

@@ -15,13 +15,16 @@ from opentelemetry import context, trace
 from flowstates.analytics import FlowRunStateAnalytics
 from flowstates.engine import retries
 from flowstates.engine.connections import Acquired, AnyConnection
+from flowstates.feed import FeedBatch, FeedPage, FlowRunStateFeed
 from flowstates.repository import FlowRunStateRepository
 from flowstates.retention import FlowRunStateRetention, PruneReport
 from flowstates.telemetry import scope
 
-_CLASSES = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention)
-_OF_RUNS = frozenset({"count_current"})
-"""What reads the runs' rows alone. All else is told of the states."""
+_CLASSES = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention, FlowRunStateFeed)
+_WITHOUT = frozenset({"follow"})
+"""What lasts as long as its service."""
+_TABLES = {"count_current": "flow_run", "positions": "flowstates_consumer", "move": "flowstates_consumer", "forget": "flowstates_consumer"}
+"""Of what does not ask for states. All else is told of flow_run_state."""
 _BATCH = "create_flow_run_states"
 _CALL = context.create_key("flowstates-call")
 
@@ -29,18 +32,20 @@ _replaced: dict[tuple[type, str], Any] = {}
 
 
 def instrument(*, tracer_provider: trace.TracerProvider | None = None) -> None:
-    """Gives each call of a repository, of analytics and of retention a span, until `uninstrument`. A second one takes the place of the first.
+    """Gives each call of a repository, analytics, retention or feed a span, until `uninstrument`. A second one takes the place of the first.
 
     The span is named by the method and the table, `read_flow_run_states flow_run_state`, is of kind CLIENT and is current while the call lasts,
-    retries and the wait for a connection included. A stream's begins and ends with its block, and is current inside the library only: what the
-    caller does in the block is not part of it.
+    retries and the wait for a connection included. That of stream_flow_run_states and of consume begins and ends with the block, and is current in
+    the library only: what the caller does in the block is not part of it. A feed's `follow` has none, as it would last for days: who wants one for
+    each page goes by read_page.
 
     Attributes: `db.system.name`, `db.operation.name` (the method), `db.collection.name`, `db.query.summary` (the span's name); once a connection is
     there, `db.namespace` (its database), `server.address` and `server.port`; `db.operation.batch.size` of create_flow_run_states, if it is not 1;
-    `flowstates.retries`, how often something was done again, if it was; `flowstates.prune.runs`, `.states` and `.batches`.
+    `flowstates.retries`, how often something was done again, if it was; `flowstates.prune.runs`, `.states` and `.batches`; `flowstates.feed.states`,
+    how many states a page or a batch of a feed has.
 
     An error that a call raises, a cancellation too, makes its span an error: `error.type` is the SQLSTATE, which is `db.response.status_code` too,
-    or else the name of the class; the status has the first line of the message. What the caller raises in the block of a stream does not.
+    or else the name of the class; the status has the first line of the message. What the caller raises in a block does not.
 
     `tracer_provider` None is the global one, also if that is set later.
     """
@@ -48,7 +53,7 @@ def instrument(*, tracer_provider: trace.TracerProvider | None = None) -> None:
     tracer = trace.get_tracer(scope.NAME, scope.VERSION, tracer_provider, schema_url=scope.SCHEMA)
     for class_ in _CLASSES:
         for name, method in list(vars(class_).items()):
-            if isfunction(method) and not name.startswith("_"):
+            if isfunction(method) and not name.startswith("_") and name not in _WITHOUT:
                 _replace(class_, name, _with_span(tracer, method) if iscoroutinefunction(method) else _with_span_of_block(tracer, method))
     _replace(Acquired, "__aenter__", _telling_where(Acquired.__aenter__))
     retries.listeners.append(_count_retry)
@@ -74,7 +79,7 @@ class _Call:
     __slots__ = ("_context", "_retries", "_token", "span")
 
     def __init__(self, tracer: trace.Tracer, name: str) -> None:
-        table = "flow_run" if name in _OF_RUNS else "flow_run_state"
+        table = _TABLES.get(name, "flow_run_state")
         summary = f"{name} {table}"
         attributes = {"db.system.name": "postgresql", "db.operation.name": name, "db.collection.name": table, "db.query.summary": summary}
         self.span = tracer.start_span(summary, kind=trace.SpanKind.CLIENT, attributes=attributes)
@@ -113,9 +118,12 @@ class _Call:
         if size != 1:
             self.span.set_attribute("db.operation.batch.size", size)
 
-    def tell_prune(self, report: PruneReport) -> None:
-        for name in ("runs", "states", "batches"):
-            self.span.set_attribute(f"flowstates.prune.{name}", getattr(report, name))
+    def tell_answer(self, answer: object) -> None:
+        if isinstance(answer, PruneReport):
+            for name in ("runs", "states", "batches"):
+                self.span.set_attribute(f"flowstates.prune.{name}", getattr(answer, name))
+        elif isinstance(answer, FeedPage | FeedBatch):
+            self.span.set_attribute("flowstates.feed.states", len(answer.states))
 
     def end(self) -> None:
         self.span.end()
@@ -161,8 +169,7 @@ def _with_span(tracer: trace.Tracer, method: Callable[..., Any]) -> Callable[...
                 answer = await method(*arguments, **options)
             if name == _BATCH and not isinstance(batch, Sized):
                 call.tell_batch(len(answer))
-            if isinstance(answer, PruneReport):
-                call.tell_prune(answer)
+            call.tell_answer(answer)
             return answer
         finally:
             call.end()
@@ -194,6 +201,7 @@ class _Block:
             stack.callback(self._call.end)
             with self._call:
                 given = await self._inside.__aenter__()
+            self._call.tell_answer(given)
             stack.pop_all()
         return _Items(given, self._call) if isinstance(given, AsyncIterator) else given
 
