@@ -1,7 +1,7 @@
 # make demo and make test set up everything that they need. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test check legs test-prefect bench torture docs release-check picture pictures-web clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web
+.PHONY: help demo example test check legs test-prefect bench torture docs release-check picture pictures-web clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web
 
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
@@ -16,6 +16,9 @@ $(VENV)/%.stamp: requirements/%.txt pyproject.toml
 demo: $(VENV)/test.stamp ## shows a run's history on a server that it starts for this
 	@$(VENV)/bin/flowstates demo
 
+example: $(VENV)/test.stamp ## a small service with its pages, on a server that it starts, until Ctrl-C
+	@cd examples/service && exec $(abspath $(VENV))/bin/python -m service
+
 test: $(VENV)/test.stamp ## all tests, on the server that FLOWSTATES_TEST_POSTGRES says: auto, embedded, container or an address
 	@echo "all tests: about 7 minutes on two cores"
 	@$(PYTEST)
@@ -24,6 +27,7 @@ check: $(VENV)/test.stamp $(VENV)/lint.stamp test ## style, types, imports, and 
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	cd examples/service && $(abspath $(VENV))/bin/mypy --cache-dir $(abspath .mypy_cache)/example
 	@# What a user sees, whose mypy has no plugin.
 	$(VENV)/bin/python -m tests.examples
 	$(VENV)/bin/mypy --strict --config-file= build/examples tests/test_types.py
