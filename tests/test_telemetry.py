@@ -38,6 +38,7 @@ from flowstates import (
 from flowstates.telemetry import instrument, uninstrument
 from flowstates.values import Layout
 from tests.conftest import Pool
+from tests.feeds import told
 from tests.spans import Spans, attributes, id_of, parent_id, times_of, trace_id_of
 from tests.test_retries import UNDO_TWICE
 
@@ -430,6 +431,7 @@ async def test_a_prune_of_either_layout(layout_dsns: dict[Layout, str], layout: 
 async def test_the_span_of_a_consumers_block(own_pool: Pool, spans: Spans) -> None:
     states, feed = FlowRunStateRepository(own_pool), FlowRunStateFeed(own_pool)
     run = await some(own_pool)
+    await told(feed, None, [state.id for state in await states.read_flow_run_states(run)])
     spans.clear()
     async with feed.consume("billing", start="beginning", limit=3) as batch:
         assert spans.all == []
