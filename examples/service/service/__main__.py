@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_urlsafe
@@ -44,6 +46,7 @@ def serve(dsn: str, spans: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing stays then either
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     with TemporaryDirectory() as folder, embedded_postgres() as dsn, traces(spans := Path(folder, "spans.jsonl")):
         serve(dsn, spans)

@@ -30,10 +30,12 @@ async def workers(pool: asyncpg.Pool) -> AsyncGenerator[None]:
             ("prune", lambda: prune(pool), lambda: seconds_until(time(3, tzinfo=UTC), datetime.now(UTC))),
         ]
     ]
-    yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def again_and_again(step: Callable[[], Awaitable[bool]], pause: Callable[[], float]) -> None:

@@ -74,11 +74,18 @@ def test_only_who_has_the_password_is_let_in(client: TestClient, path: str) -> N
     assert client.get(path, auth=("any", "simsim")).status_code == 401
 
 
-def test_it_does_not_start_on_a_database_that_lacks_something(flowstates_databases: Databases) -> None:
+@pytest.fixture
+def empty_dsn(flowstates_databases: Databases) -> Iterator[str]:
     dsn = flowstates_databases.create()
-    with pytest.raises(RuntimeError, match="table flow_run: "), TestClient(create_app(dsn, "sesame")):
-        pass
+    yield dsn
     flowstates_databases.drop(dsn)
+
+
+async def test_it_does_not_start_on_a_database_that_lacks_something(empty_dsn: str) -> None:
+    app = create_app(empty_dsn, "sesame")
+    with pytest.raises(RuntimeError, match="table flow_run: "):
+        async with app.router.lifespan_context(app):
+            pass
 
 
 def test_the_tables_are_what_alembic_thinks(flowstates_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
