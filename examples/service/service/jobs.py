@@ -64,7 +64,9 @@ async def work(pool: asyncpg.Pool) -> bool:
 
 async def do(pool: asyncpg.Pool, run: UUID) -> tuple[TypeName, str | None]:
     """What came of it."""
-    seconds: float = await pool.fetchval("select seconds from job where run_id = $1", run)
+    seconds: float | None = await pool.fetchval("select seconds from job where run_id = $1", run)
+    if seconds is None:
+        return "FAILED", "it is no job"
     try:
         async with asyncio.timeout(LIMIT):
             await asyncio.sleep(seconds)

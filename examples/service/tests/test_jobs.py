@@ -53,6 +53,13 @@ async def test_a_job_that_takes_too_long_fails(flowstates_pool: asyncpg.Pool, mo
     await states_of(flowstates_pool, run, "SCHEDULED RUNNING FAILED")
 
 
+async def test_a_run_that_somebody_else_has_made_fails(flowstates_pool: asyncpg.Pool) -> None:
+    run = new_run_id()
+    await FlowRunStateRepository(flowstates_pool).create_flow_run_state(run, "SCHEDULED")
+    assert await work(flowstates_pool) is True
+    await states_of(flowstates_pool, run, "SCHEDULED RUNNING FAILED")
+
+
 async def test_of_several_workers_one_does_a_job(flowstates_pool: asyncpg.Pool) -> None:
     run = await submit(flowstates_pool, "north", 0)
     assert sorted(await asyncio.gather(*[work(flowstates_pool) for _ in range(4)])) == [False, False, False, True]
