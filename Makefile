@@ -41,7 +41,7 @@ legs: leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-w
 leg = @start=$$SECONDS; $(2) && echo "leg $(1): $$((SECONDS - start)) s"
 
 leg-16: $(VENV)/test.stamp
-	$(call leg,server 16,FLOWSTATES_TEST_POSTGRES=embedded:16 $(PYTEST) -m "not once and not versions")
+	$(call leg,server 16,FLOWSTATES_TEST_POSTGRES=embedded:16 $(PYTEST) -m server)
 
 leg-container: $(VENV)/test.stamp
 	$(call leg,container,image=$$(.ci/container-image) && FLOWSTATES_TEST_IMAGE=$$image FLOWSTATES_TEST_POSTGRES=container $(PYTEST) -m "not once and not versions")

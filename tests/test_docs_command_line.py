@@ -14,6 +14,8 @@ import pytest
 from flowstates.cli.app import app
 from tests.examples import ROOT, blocks_of
 
+pytestmark = pytest.mark.once
+
 PAGE = (ROOT / "docs" / "command-line.md").read_text()
 (COMMANDS,) = blocks_of("docs/command-line.md", "sh")
 

@@ -15,6 +15,8 @@ from tests.examples import BLOCK, names_of
 from tests.feeds import told
 from tests.test_feed_consume import own
 
+pytestmark = pytest.mark.once
+
 __all__ = ["own"]  # a fixture
 
 PAGE = Path(__file__).parent.parent / "docs" / "feed.md"

@@ -24,6 +24,8 @@ from tests.servers import PREFECT_TABLES
 from tests.test_cli import run
 from tests.test_cli_embedded import folder
 
+pytestmark = pytest.mark.once
+
 __all__ = ["folder"]  # a fixture
 
 TOUR, EMBEDDED = blocks_of("docs/tour.md", "python")

@@ -19,6 +19,8 @@ from tests.examples import BLOCK, names_of
 from tests.test_cli import run
 from tests.test_retention import lengths, make, own_pool
 
+pytestmark = pytest.mark.once
+
 __all__ = ["own_pool"]  # a fixture
 
 PAGE = Path(__file__).parent.parent / "docs" / "retention.md"

@@ -13,6 +13,8 @@ from flowstates import FlowRunStateRepository, create_pool, migrate
 from tests.conftest import Connection
 from tests.examples import blocks_of
 
+pytestmark = pytest.mark.once
+
 GRANTS, POLICIES = blocks_of("docs/roles.md", "sql")
 
 

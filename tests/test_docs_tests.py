@@ -20,6 +20,8 @@ from tests.test_testing_histories import RUN, stored
 from tests.test_testing_plugin import names_on
 from tests.tools import psql
 
+pytestmark = pytest.mark.once
+
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "tests.md").read_text()
 BLOCKS = BLOCK.findall(PAGE)

@@ -12,6 +12,8 @@ from flowstates.cli.app import app as command_line
 from tests.conftest import Pool
 from tests.examples import BLOCK, names_of
 
+pytestmark = pytest.mark.once
+
 PAGE = Path(__file__).parent.parent / "docs" / "web.md"
 TEXT = PAGE.read_text()
 (SERVICE,) = [code for language, code in BLOCK.findall(TEXT) if language == "python"]

@@ -20,6 +20,8 @@ from tests.conftest import Pool
 from tests.test_borrowed import connected, fill
 from tests.test_sqlalchemy import engine_on
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(params=["flowstates", "prefect"])
 async def on(request: pytest.FixtureRequest, layout_dsns: dict[Layout, str]) -> AsyncIterator[tuple[AsyncEngine, Layout, str]]:

@@ -25,6 +25,8 @@ from flowstates import (
 )
 from tests.conftest import Pool
 
+pytestmark = pytest.mark.versions
+
 UNDO_TWICE = """
 create sequence tries;
 create function undo() returns trigger language plpgsql as $$

@@ -35,6 +35,8 @@ from tests import test_borrowed
 from tests.conftest import Pool
 from tests.proxy import Proxy
 
+pytestmark = pytest.mark.versions
+
 Given: TypeAlias = AsyncSession | AsyncConnection | async_scoped_session[AsyncSession]
 Kind: TypeAlias = Callable[[AsyncEngine], AbstractAsyncContextManager[Given]]
 

@@ -153,7 +153,7 @@ def test_the_pool_is_of_the_tests_loop_with_anyio(service: pytest.Pytester, opti
     service.makeini("[pytest]\nfilterwarnings = error\n" + ("" if options else "asyncio_default_fixture_loop_scope = function\n"))
     anyio = """
 import asyncio, pytest
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.versions]
 
 @pytest.fixture{scope}
 def anyio_backend():
