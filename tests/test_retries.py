@@ -63,9 +63,13 @@ async def own_pool(own_database: str) -> AsyncIterator[Pool]:
         asyncpg.IdleInTransactionSessionTimeoutError(),
         asyncpg.TooManyConnectionsError(),
         asyncpg.InterfaceError("connection is closed"),
+        asyncpg.InterfaceError("cannot call Transaction.rollback(): the underlying connection is closed"),
+        asyncpg.InterfaceError("cannot call Connection.fetch(): connection has been released back to the pool"),  # a lost one says it too
+        asyncpg.InterfaceError("cannot perform operation: another operation is cancelling"),
         asyncpg.InternalClientError(),
         asyncpg.TargetServerAttributeNotMatched(),
         ConnectionRefusedError(),
+        FileNotFoundError(2, "No such file or directory"),  # a Unix socket whose server is not there
         gaierror(),
         ssl.SSLError(),
         TimeoutError(),
@@ -90,6 +94,9 @@ def test_what_may_succeed_when_it_is_done_again(error: Exception) -> None:
         asyncpg.DataError("a lone surrogate"),
         asyncpg.ClientConfigurationError("no such option"),
         asyncpg.UnsupportedServerFeatureError("no"),
+        FileNotFoundError(2, "No such file or directory", "rules.json"),
+        PermissionError(13, "Permission denied", "rules.json"),
+        OSError(28, "No space left on device", "rules.json"),
         asyncio.CancelledError(),
         KeyboardInterrupt(),
         ValueError(),
@@ -98,6 +105,30 @@ def test_what_may_succeed_when_it_is_done_again(error: Exception) -> None:
 )
 def test_what_fails_again_when_it_is_done_again(error: BaseException) -> None:
     assert not is_retryable(error)
+
+
+@pytest.mark.versions
+async def test_misuse_fails_again_when_it_is_done_again(dsn: str) -> None:
+    async with create_pool(dsn) as pool:
+        states = FlowRunStateRepository(pool)
+        async with pool.acquire() as connection:
+            on_connection = FlowRunStateRepository(connection)
+            first, second = await asyncio.gather(*(on_connection.read_flow_run_states(uuid4()) for _ in range(2)), return_exceptions=True)
+            assert first == []
+            with pytest.raises(asyncpg.InterfaceError) as of_arguments:
+                await connection.fetch("select $1::text")
+        other = create_pool(dsn)
+        with pytest.raises(asyncpg.InterfaceError) as of_another_pool:
+            async with pool.acquire() as connection, other:
+                await other.release(connection)
+    errors = [second, of_arguments.value, of_another_pool.value]
+    with pytest.raises(asyncpg.InterfaceError) as of_pool:
+        await states.read_flow_run_states(uuid4())
+    with pytest.raises(asyncpg.InterfaceError) as of_new_pool:
+        await FlowRunStateRepository(create_pool(dsn)).read_flow_run_states(uuid4())
+    for error in (*errors, of_pool.value, of_new_pool.value):
+        assert isinstance(error, asyncpg.InterfaceError)
+        assert not is_retryable(error), str(error)
 
 
 async def test_two_transactions_that_create_one_id_and_the_later_is_done_again(pool: Pool) -> None:

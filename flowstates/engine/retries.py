@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 
 import asyncpg
@@ -33,6 +34,12 @@ _RETRYABLE = (
 _UNSUPPORTED = (asyncpg.UnsupportedClientFeatureError, asyncpg.UnsupportedServerFeatureError)
 _KEYS = frozenset({"pk_flow_run", "pk_flow_run_state", "uq_flow_run_state__flow_run_id_timestamp"})
 
+_MISUSE = re.compile(
+    "pool is (closed|closing|not initialized)|another operation is in progress|the server expects |number of query arguments"
+    "|is not a member of this pool|already acquired|manually"
+)
+"""What asyncpg's InterfaceError says of a caller's mistake: it has one class for that and for a connection that is closed."""
+
 listeners: list[Callable[[], None]] = []
 """Each is called when something is done again, in the task that does it."""
 
@@ -45,14 +52,33 @@ def is_retryable(error: BaseException) -> bool:
     cannot be had: its PostgresConnectionError, InterfaceError and InternalClientError, a server that starts or stops (57P01 to 57P03), a session
     that was idle too long (25P03, 57P05), too many connections (53300), OSError and with it TimeoutError.
 
+    True too for SQLAlchemy's DBAPIError of one of these, or of a connection that it has given up, and for its TimeoutError, of a pool that had none
+    free.
+
     False for all else: a wrong argument, another state than the expected one, what a statement_timeout or a person has cancelled (57014), a
-    cancellation of the task. A closed pool is an InterfaceError as well, so a loop is to have an end. After an error of a connection or a
-    TimeoutError a create may have been stored: only one with an `id` of the caller's is to be done again.
+    cancellation of the task, an OSError of a file, and what asyncpg's InterfaceError says of misuse: a closed pool, a second call at once on one
+    connection. A connection used after it was given back to its pool is true, as asyncpg says the same of one that was lost, so a loop is to have an
+    end. After an error of a connection or a TimeoutError a create may have been stored: only one with an `id` of the caller's is to be done again.
     """
     if isinstance(error, asyncpg.UniqueViolationError):
         return error.constraint_name in _KEYS
+    if isinstance(error, OSError) and error.filename is not None:
+        return False  # of a file; what a Unix socket says names none
+    if isinstance(error, asyncpg.InterfaceError) and _MISUSE.search(str(error)):
+        return False
     # What asyncpg makes of a wrong value or option is an InterfaceError and a ValueError.
-    return isinstance(error, _RETRYABLE) and not isinstance(error, (ValueError, *_UNSUPPORTED))
+    if isinstance(error, _RETRYABLE):
+        return not isinstance(error, (ValueError, *_UNSUPPORTED))
+    return _is_retryable_of_sqlalchemy(error)
+
+
+def _is_retryable_of_sqlalchemy(error: BaseException) -> bool:
+    names = {one.__name__ for one in type(error).__mro__ if one.__module__ == "sqlalchemy.exc"}
+    if "DBAPIError" not in names:
+        return "TimeoutError" in names  # no connection of its pool became free
+    # SQLAlchemy's error is of one of its own that stands for the driver's, whose cause is the driver's.
+    of_driver = getattr(getattr(error, "orig", None), "__cause__", None)
+    return bool(getattr(error, "connection_invalidated", False)) or (of_driver is not None and is_retryable(of_driver))
 
 
 def retrying(what: str, why: object) -> None:
