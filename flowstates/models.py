@@ -10,10 +10,12 @@ the one to the other takes FlowRunStateRepository, which is told.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
-from flowstates.engine.connections import ask
-from flowstates.engine.sessions import SessionOrConnection, is_of_sqlalchemy, join
+from flowstates.engine.connections import BROKEN, ask
+from flowstates.engine.sessions import SessionOrConnection, is_of_sqlalchemy, join, leave
 from flowstates.errors import InvalidInputError
 from flowstates.records import FlowRunState
 from flowstates.repository import FlowRunStateRepository
@@ -24,25 +26,33 @@ _LAYOUT = "flowstates.layout"
 
 async def read_flow_run_state(session: SessionOrConnection, flow_run_state_id: UUID | str) -> FlowRunState | None:
     """One state by its id; None for an unknown id."""
-    return await (await _states(session)).read_flow_run_state(flow_run_state_id)
+    async with _states(session) as states:
+        return await states.read_flow_run_state(flow_run_state_id)
 
 
 async def read_flow_run_states(session: SessionOrConnection, flow_run_id: UUID | str) -> list[FlowRunState]:
     """The states of one run, oldest first; empty for an unknown run."""
-    return await (await _states(session)).read_flow_run_states(flow_run_id)
+    async with _states(session) as states:
+        return await states.read_flow_run_states(flow_run_id)
 
 
 async def delete_flow_run_state(session: SessionOrConnection, flow_run_state_id: UUID | str) -> bool:
     """Deletes one state by its id; whether there was one."""
-    return await (await _states(session)).delete_flow_run_state(flow_run_state_id)
+    async with _states(session) as states:
+        return await states.delete_flow_run_state(flow_run_state_id)
 
 
-async def _states(session: SessionOrConnection) -> FlowRunStateRepository:
+@asynccontextmanager
+async def _states(session: SessionOrConnection) -> AsyncGenerator[FlowRunStateRepository, None]:
     if not is_of_sqlalchemy(session):
         raise InvalidInputError("session", f"is {kind_of(session)}, not an AsyncSession or AsyncConnection of SQLAlchemy")
-    connection, info = await join(session, "session")
-    layout: Layout | None = info.get(_LAYOUT)
-    if layout is None:
-        layout = info[_LAYOUT] = (await ask(connection, "read_layout"))[0]["layout"]
-    # Where there is no table, the statement says so, and the note of our own layout how it is made.
-    return FlowRunStateRepository(connection, layout=layout or "flowstates")
+    joined = await join(session, "session")
+    try:
+        layout: Layout | None = joined.info.get(_LAYOUT)
+        if layout is None:
+            layout = joined.info[_LAYOUT] = (await ask(joined.connection, "read_layout"))[0]["layout"]
+        # Where there is no table, the statement says so, and the note of our own layout how it is made.
+        yield FlowRunStateRepository(joined.connection, layout=layout or "flowstates")
+    except BROKEN as error:
+        await leave(joined, error)
+        raise

@@ -11,28 +11,35 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from sqlalchemy import Column, MetaData, NullPool, Table, Text, create_engine, text
+from sqlalchemy import Column, MetaData, NullPool, Table, Text, create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError, ResourceClosedError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, registry
 
 from flowstates import (
     FlowRunStateAnalytics,
     FlowRunStateConflictError,
+    FlowRunStateFeed,
     FlowRunStateFilter,
     FlowRunStateRepository,
     FlowRunStateRetention,
+    FlowStatesError,
     InvalidInputError,
     Keep,
     NewFlowRunState,
     StateType,
     check,
     check_plans,
+    is_retryable,
     migrate,
+    models,
 )
+from flowstates.engine.connections import BROKEN
 from flowstates.values import Layout
 from tests import test_borrowed
 from tests.conftest import Pool
+from tests.feeds import told
 from tests.proxy import Proxy
 
 pytestmark = pytest.mark.versions
@@ -448,3 +455,190 @@ async def test_what_is_not_a_session_or_a_connection_is_told_what_to_hand_in(dsn
                 FlowRunStateRepository(given)  # type: ignore[arg-type]
             hint = "not an asyncpg pool or connection, nor an AsyncSession or AsyncConnection of SQLAlchemy"
             assert str(caught.value) == f"pool_or_connection: is {kind}, {hint}"
+
+
+async def end(pool: Pool, driver: asyncpg.Connection[asyncpg.Record]) -> None:
+    await pool.execute("select pg_terminate_backend($1)", driver.get_server_pid())
+    while not driver.is_closed():  # noqa: ASYNC110 (asyncpg tells nobody)
+        await asyncio.sleep(0)
+
+
+CALLS: dict[str, Callable[[Any], Awaitable[object]]] = {
+    "read": lambda given: FlowRunStateRepository(given).read_flow_run_states(uuid4()),
+    "create": lambda given: FlowRunStateRepository(given).create_flow_run_state(uuid4(), "PENDING"),
+    "batch": lambda given: FlowRunStateRepository(given).create_flow_run_states([NewFlowRunState(flow_run_id=uuid4(), type="PENDING")]),
+    "prune": lambda given: FlowRunStateRetention(given).prune(older_than=timedelta(0)),
+    "models": lambda given: models.read_flow_run_states(given, uuid4()),
+    "check": check,
+    "consume": lambda given: consume_all(given),
+}
+
+
+async def consume_all(given: Given) -> None:
+    async with FlowRunStateFeed(given).consume("all", start="beginning"):
+        pass
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("nested", [False, True], ids=["", "nested"])
+async def test_a_lost_connection_is_the_error_that_leaves_the_callers_block(engine: AsyncEngine, pool: Pool, call: str, nested: bool) -> None:
+    for begin in (async_sessionmaker(engine).begin, engine.begin):
+        with pytest.raises(DBAPIError if call == "consume" else BROKEN) as caught:  # consume begins with a savepoint, which is SQLAlchemy's  # noqa: PT012
+            async with begin() as given:
+                await given.execute(text("select 1"))
+                if nested:
+                    async with given.begin_nested():
+                        await end(pool, await driver_of(given))
+                        await CALLS[call](given)
+                else:
+                    await end(pool, await driver_of(given))
+                    await CALLS[call](given)
+        assert is_retryable(caught.value)
+
+
+@kinds
+async def test_after_a_lost_connection_the_caller_rolls_back_and_goes_on(kind: Kind, engine: AsyncEngine, pool: Pool) -> None:
+    async with kind(engine) as given:
+        ours = FlowRunStateRepository(given)
+        for name, call in CALLS.items():
+            await ours.read_flow_run_states(uuid4())
+            await end(pool, await driver_of(given))
+            with pytest.raises(DBAPIError if name == "consume" else BROKEN):
+                await call(given)
+            with pytest.raises(PendingRollbackError):
+                await ours.read_flow_run_states(uuid4())
+            await given.rollback()
+            assert await ours.read_flow_run_states(uuid4()) == []
+            await given.commit()
+
+
+async def test_a_connection_that_is_ended_in_a_call_is_the_error_that_leaves_the_callers_block(engine: AsyncEngine, pool: Pool) -> None:
+    run = uuid4()
+
+    async def fail(block: AbstractAsyncContextManager[Given], started: asyncio.Future[int]) -> None:
+        async with block as given:
+            started.set_result((await driver_of(given)).get_server_pid())
+            await FlowRunStateRepository(given).create_flow_run_state(run, "RUNNING")
+
+    blocks: list[AbstractAsyncContextManager[Given]] = [async_sessionmaker(engine).begin(), engine.begin()]
+    for block in blocks:
+        async with pool.acquire() as blocker, blocker.transaction():
+            await FlowRunStateRepository(blocker).create_flow_run_state(run, "PENDING")
+            started = asyncio.get_running_loop().create_future()
+            task = asyncio.ensure_future(fail(block, started))
+            pid = await started
+            while not await pool.fetchval("select pg_blocking_pids($1) <> '{}'", pid):  # noqa: ASYNC110 (the server tells nobody)
+                await asyncio.sleep(0)
+            await pool.execute("select pg_terminate_backend($1)", pid)
+            with pytest.raises(BROKEN) as caught:
+                await task
+            assert is_retryable(caught.value)
+
+
+async def test_errors_of_the_callers_own_are_known_too(dsn: str, engine: AsyncEngine, pool: Pool) -> None:
+    small = engine_on(dsn, pool_size=1, max_overflow=0, pool_timeout=0.01)
+    async with small.connect() as connection, AsyncSession(small) as session:
+        await connection.execute(text("select 1"))
+        with pytest.raises(PoolTimeoutError) as no_connection:
+            await FlowRunStateRepository(session).read_flow_run_states(uuid4())
+    await small.dispose()
+    serializable, runs = engine.execution_options(isolation_level="SERIALIZABLE"), [uuid4(), uuid4()]
+    for run in runs:
+        await FlowRunStateRepository(pool).create_flow_run_state(run, "PENDING")
+    with pytest.raises(DBAPIError) as at_commit:  # noqa: PT012
+        async with AsyncSession(serializable) as one, AsyncSession(serializable) as two:
+            for session in (one, two):
+                await FlowRunStateRepository(session).read_current_flow_run_states(runs)
+            for session, run in zip((one, two), runs, strict=True):
+                await FlowRunStateRepository(session).create_flow_run_state(run, "RUNNING")
+            await one.commit()
+            await two.commit()
+    with pytest.raises(DBAPIError) as lost:  # noqa: PT012
+        async with AsyncSession(engine) as session:
+            await session.execute(text("select 1"))
+            await end(pool, await driver_of(session))
+            await session.execute(text("select 1"))
+    with pytest.raises(DBAPIError) as wrong:
+        async with AsyncSession(engine) as session:
+            await session.execute(text("select 1 / 0"))
+    for caught in (no_connection, at_commit, lost):
+        assert is_retryable(caught.value)
+    assert not is_retryable(wrong.value)
+
+
+@pytest.fixture
+async def mapped_pool(mapped: AsyncEngine) -> AsyncIterator[Pool]:
+    async with asyncpg.create_pool(mapped.url.set(drivername="postgresql").render_as_string(hide_password=False)) as pool:
+        state = await FlowRunStateRepository(pool).create_flow_run_state(uuid4(), "PENDING")
+        await told(FlowRunStateFeed(pool), None, [state.id])
+        yield pool
+
+
+@pytest.mark.parametrize("kind", [a_session, a_scoped_session, a_connection], ids=lambda kind: kind.__name__)
+async def test_what_a_batch_has_written_is_undone_to_its_savepoint_alone(kind: Kind, mapped: AsyncEngine, mapped_pool: Pool) -> None:
+    async with kind(mapped) as given:
+        ours, feed, run = FlowRunStateRepository(given), FlowRunStateFeed(given), uuid4()
+        first = await ours.create_flow_run_state(run, "PENDING")
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            async with feed.consume("jobs", start="beginning") as batch:
+                await FlowRunStateRepository(batch.connection).create_flow_run_state(run, "RUNNING")
+                raise ZeroDivisionError
+        assert await ours.read_flow_run_states(run) == [first]
+        async with feed.consume("jobs", start="beginning") as batch:
+            assert len(batch.states) == 1
+            second = await FlowRunStateRepository(batch.connection).create_flow_run_state(run, "RUNNING")
+        await given.commit()
+        assert await ours.read_flow_run_states(run) == [first, second]
+
+
+async def test_a_session_knows_of_a_batch_that_was_undone(mapped: AsyncEngine, mapped_pool: Pool) -> None:
+    async with AsyncSession(mapped) as session:
+        feed, job = FlowRunStateFeed(session), Job("one")
+        before = Job("before")
+        session.add(before)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):  # noqa: PT012
+                async with feed.consume("jobs", start="beginning") as batch:
+                    assert len(batch.states) == 1
+                    session.add(job)
+                    await session.flush()
+                    raise ZeroDivisionError
+            assert inspect(job).transient
+            assert inspect(before).persistent
+        async with feed.consume("jobs", start="beginning") as batch:
+            assert len(batch.states) == 1
+            session.add(job)  # sent with the end of the block
+        await session.commit()
+        assert await count_jobs(await driver_of(session)) == 2
+        async with feed.consume("jobs") as batch:
+            assert batch.states == []
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback", "close"])
+async def test_a_block_that_ends_the_transaction_of_a_session_is_told(mapped: AsyncEngine, mapped_pool: Pool, how: str) -> None:
+    async with AsyncSession(mapped) as session:
+        feed = FlowRunStateFeed(session)
+        with pytest.raises(FlowStatesError, match="has ended the transaction"):  # noqa: PT012
+            async with feed.consume("jobs", start="beginning") as batch:
+                assert len(batch.states) == 1
+                await getattr(session, how)()
+        await session.rollback()
+        async with feed.consume("jobs", start="beginning") as batch:
+            assert len(batch.states) == 1
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+async def test_a_connection_that_is_lost_in_a_batch_of_a_session(mapped: AsyncEngine, mapped_pool: Pool, swallows: bool) -> None:
+    async with AsyncSession(mapped) as session:
+        with pytest.raises(BROKEN if swallows else DBAPIError) as caught:  # noqa: PT012
+            async with FlowRunStateFeed(session).consume("jobs", start="beginning") as batch:
+                await end(mapped_pool, await driver_of(session))
+                try:
+                    await session.execute(text("select 1"))
+                except DBAPIError:
+                    if not swallows:
+                        raise
+        assert is_retryable(caught.value)
+        await session.rollback()
+        async with FlowRunStateFeed(session).consume("jobs", start="beginning") as batch:
+            assert len(batch.states) == 1

@@ -15,7 +15,7 @@ from asyncpg.pool import PoolAcquireContext, PoolConnectionProxy
 
 from flowstates.engine import queries
 from flowstates.engine.retries import UNDONE, retrying
-from flowstates.engine.sessions import SessionOrConnection, is_of_sqlalchemy, join
+from flowstates.engine.sessions import Joined, SessionOrConnection, is_of_sqlalchemy, join, leave
 from flowstates.errors import InvalidInputError
 from flowstates.values import Layout, kind_of
 
@@ -65,7 +65,7 @@ class Acquired:
     A class, as a generator takes longer.
     """
 
-    __slots__ = ("_acquiring", "_connection", "_cures", "_pool", "_timeout", "_was_dropped", "_watch")
+    __slots__ = ("_acquiring", "_connection", "_cures", "_pool", "_timeout", "_was_dropped", "_watch", "joined")
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class Acquired:
     ) -> None:
         self._pool = pool_or_connection if is_pool(pool_or_connection) else None
         self._connection = pool_or_connection
+        self.joined: Joined | None = None  # of a session, once it is entered
         self._timeout = timeout
         self._cures = CURES if cures is None else cures
         self._watch: asyncio.TimerHandle | None = None
@@ -90,7 +91,8 @@ class Acquired:
             if end is not None:
                 self._watch = loop.call_at(end, self._drop)
         elif not hasattr(self._connection, "fetch"):
-            self._connection = (await join(self._connection, "pool_or_connection")).connection
+            self.joined = await join(self._connection, "pool_or_connection")
+            self._connection = self.joined.connection
         if self._connection.get_settings().client_encoding in _INEXACT:
             await self._refuse_encoding()
         return self._connection  # type: ignore[no-any-return]
@@ -104,6 +106,8 @@ class Acquired:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, asyncpg.PostgresError):
             add_cure(error, self._cures)
+        if self.joined is not None:
+            await leave(self.joined, error)
         if self._pool is None:
             return
         if was_cut := isinstance(error, CUT):

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import asyncpg
 
-from flowstates.engine import positions
+from flowstates.engine import positions, sessions
 from flowstates.engine.connections import AnyConnection, Transaction, is_lost
 from flowstates.engine.execution import Execution
 from flowstates.engine.feeding import Blocker, OwnFeed, refuse
@@ -63,13 +63,18 @@ async def consume(
     """See FlowRunStateFeed.consume. `start` is where a new consumer begins, None if that was not said; with `is_now` it begins at now."""
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(timeout):
-            connection = await stack.enter_async_context(execution.connection(is_lent=True))
+            acquired, savepoint = execution.connection(is_lent=True), None
+            connection = await stack.enter_async_context(acquired)
             own = Execution(connection, execution.layout)
             is_joined = connection.is_in_transaction()
             inside = await stack.enter_async_context(AsyncExitStack())
             isolation: Literal["read_committed"] | None = None if is_joined else "read_committed"
 
             async def begin() -> Position | None:
+                nonlocal savepoint
+                if is_joined and acquired.joined is not None:
+                    savepoint = await inside.enter_async_context(sessions.savepoint(acquired.joined))
+                    return await _lock(own, name, skip_locked)
                 transaction = Transaction(connection, isolation, is_of_pool=execution.is_of_pool, timeout=timeout)
                 await inside.enter_async_context(transaction)
                 return await _lock(own, name, skip_locked)
@@ -94,7 +99,7 @@ async def consume(
         yield batch
         if is_lost(connection):
             raise asyncpg.ConnectionDoesNotExistError(f"the connection was lost in the block: the consumer {name!r} is where it was before")
-        if not connection.is_in_transaction():
+        if not (connection.is_in_transaction() if savepoint is None else savepoint.is_active):
             raise FlowStatesError(f"the block has ended the transaction in which the consumer {name!r} was to be moved")
         if before is not None and after is not None:
             # Where nothing is to be moved, a block that has swallowed an error of the server's is to hear of it: what it wrote will not be stored.
