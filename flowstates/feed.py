@@ -136,7 +136,9 @@ class FlowRunStateFeed:
         Later on `start` says nothing. A name has 500 characters at most.
 
         In a transaction that is open on the caller's connection it is a savepoint, and the position is moved when that transaction commits. At
-        REPEATABLE READ and above that is a SerializationError where somebody else has moved it meanwhile.
+        REPEATABLE READ and above that is a SerializationError where somebody else has moved it meanwhile. On a session of SQLAlchemy it is the
+        session's own savepoint, so that its objects become what they were with an undo; the caller commits after the block, and a block that ends
+        the session's transaction is a FlowStatesError, which moves nothing.
 
         `timeout` is for what comes before the block, waiting for another one included, and for what comes after it. What read_page raises is raised
         here; the cure of HistoryPrunedError is `move(name, error.oldest, expected=error.position)`.
