@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,8 @@ def test_ctrl_c_ends_an_import_that_waits_for_its_input(times: int, migrated: st
         while waiting.poll() is None and time.monotonic() < end:
             for _ in range(times):
                 waiting.send_signal(signal.SIGINT)
-            time.sleep(0.5)  # one that comes just before the wait for input waits too
+            with suppress(subprocess.TimeoutExpired):
+                waiting.wait(5)  # one that comes just before the wait for input waits too
         assert waiting.wait(1) == 130
         assert waiting.stdout.read() == ""
         assert "Traceback" not in (err := waiting.stderr.read())
