@@ -14,6 +14,8 @@ import pytest
 from flowstates import FlowRunState, FlowRunStateFilter, FlowRunStatePage, FlowRunStateRepository, InvalidInputError, StateType
 from flowstates.engine import cursors
 from flowstates.engine.cursors import Cursor
+from flowstates.engine.pages import PageOfRows, read_page_of_rows
+from flowstates.engine.rows import UnreadableRow
 from flowstates.values import Layout
 from tests import model
 from tests.conftest import Connection
@@ -220,7 +222,7 @@ async def test_a_cursor_that_is_none_is_refused(tables: Connection, layout: Layo
     garbage += [page.next[:place] + ("A" if was != "A" else "B") + page.next[place + 1 :] for place, was in enumerate(page.next)]
     # And what this library has never written, though its form is right.
     version, first, second, *rest = json.loads(base64.urlsafe_b64decode(page.next + "=" * (-len(page.next) % 4)))
-    times = ["infinity", "2024-W01-1", "2024-01-01", "2024-01-01T00:00:00+23:59", "now"]
+    times = ["2024-W01-1", "99999-01-01T00:00:00+00:00 BC", "294276-01-01T00:00:00+00:00", "10001-02-29T00:00:00+00:00", "10000-13-01T00:00:00+00:00", "2024-01-01", "2024-01-01T00:00:00+23:59", "now"]
     garbage += [encoded([version, *((first, time) if order == "run" else (time, second)), *rest]) for time in times]
     # Also if whoever made it knows how cursors are made.
     question = f"{layout} {order} False {{}}"
@@ -231,6 +233,37 @@ async def test_a_cursor_that_is_none_is_refused(tables: Connection, layout: Layo
     for cursor in garbage:
         assert await refused(repository, cursor, limit=1, order=order), cursor
     assert states
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("order", ["run", "time"])
+async def test_pages_lead_past_rows_that_cannot_be_read(
+    tables: Connection, layout: Layout, states: list[FlowRunState], order: Order, newest_first: bool
+) -> None:
+    # Our own tables hold no such time.
+    times = ["infinity", "-infinity", "10000-02-29 12:00:00.5Z", "0044-03-15 00:00:00Z BC"] if layout == "prefect" else []
+    for state, time in zip(states[::4], times, strict=False):
+        await tables.execute("update flow_run_state set timestamp = $1::text::timestamptz where id = $2", time, state.id)
+    await tables.execute("update flow_run_state set state_details = $1::text::jsonb where id = $2", '{"flow_run_id": "x"}', states[2].id)
+    execution = FlowRunStateRepository(tables, layout=layout)._execution
+    pages: list[PageOfRows] = []
+    cursor: str | None = None
+    while True:
+        pages.append(await read_page_of_rows(execution, None, 2, order, newest_first, cursor, timeout=None))
+        assert len(pages) < 20
+        if (cursor := pages[-1].next) is None:
+            break
+    columns = "timestamp, id" if order == "time" else "flow_run_id, timestamp"
+    way = "desc" if newest_first else "asc"
+    wanted = await tables.fetch(f"select id::text from flow_run_state order by {columns.replace(',', f' {way},')} {way}")
+    assert [row["id"] for page in pages for row in page.rows] == [row["id"] for row in wanted]
+    assert sum(isinstance(state, UnreadableRow) for page in pages for state in page.states_or_unreadable()) == len(times) + 1
+    back = pages[-1]
+    for page in reversed(pages[:-1]):
+        assert back.previous is not None
+        back = await read_page_of_rows(execution, None, 2, order, newest_first, back.previous, timeout=None)
+        assert back.rows == page.rows
+    assert back.previous is None
 
 
 def encoded(value: object) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
@@ -10,6 +12,7 @@ from uuid import UUID
 from flowstates.engine import cursors
 from flowstates.engine.cursors import Cursor
 from flowstates.engine.execution import Execution
+from flowstates.engine.rows import COLUMNS, Row, UnreadableRow, states_or_unreadable, time_of, to_states
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, array_of
 from flowstates.records import FlowRunState
@@ -23,6 +26,9 @@ _ENDS = {
     "run": ((_LEAST_ID, "-infinity"), (_GREATEST_ID, "infinity")),
     "time": (("-infinity", _LEAST_ID), ("infinity", _GREATEST_ID)),
 }
+# A time that PostgreSQL holds and a datetime does not.
+_FAR = re.compile(r"(\d{4,6})(-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?\+00:00)( BC)?", re.ASCII)
+_LAST_YEAR, _FIRST_YEAR_BC = 294275, 4713
 
 
 class FlowRunStatePage(NamedTuple):
@@ -31,6 +37,18 @@ class FlowRunStatePage(NamedTuple):
     states: list[FlowRunState]
     next: str | None
     previous: str | None
+
+
+class PageOfRows(NamedTuple):
+    """The same as rows, for who shows those that do not fit their record too."""
+
+    rows: Sequence[Row]
+    next: str | None
+    previous: str | None
+
+    def states_or_unreadable(self) -> list[FlowRunState | UnreadableRow]:
+        """The records, and in their places the rows that fit none."""
+        return states_or_unreadable(self.rows)
 
 
 async def read_page(
@@ -44,6 +62,21 @@ async def read_page(
     timeout: float | None,
 ) -> FlowRunStatePage:
     """The page after or before the cursor's position, the first without a cursor. An empty page has no cursors."""
+    rows, next, previous = await read_page_of_rows(execution, filter, limit, order, newest_first, cursor, timeout=timeout)
+    return FlowRunStatePage(to_states(rows), next, previous)
+
+
+async def read_page_of_rows(
+    execution: Execution,
+    filter: FlowRunStateFilter | None,
+    limit: int,
+    order: Literal["run", "time"],
+    newest_first: bool,
+    cursor: str | None,
+    *,
+    timeout: float | None,
+) -> PageOfRows:
+    """The same page, whose rows are not read yet."""
     question = f"{execution.layout} {order} {newest_first} {_canonical(filter)}"
     start = Cursor(_end(order, newest_first, filter), backwards=False) if cursor is None else _of_a_state(cursors.decode(cursor, question), order)
     is_current = filter is not None and filter.current
@@ -62,18 +95,18 @@ async def read_page(
         else:
             arguments = (*arguments, array_of(types))
     descending = "_descending" if newest_first != start.backwards else ""
-    found = await execution.many(f"read_flow_run_state_page.{kind}{descending}", *arguments, filter=filter, timeout=timeout)
-    is_more, states = len(found) > limit, found[:limit]
+    found = await execution.rows(f"read_flow_run_state_page.{kind}{descending}", *arguments, filter=filter, timeout=timeout)
+    is_more, rows = len(found) > limit, found[:limit]
     if start.backwards:
-        states.reverse()
-    if not states:
-        return FlowRunStatePage([], None, None)
+        rows.reverse()
+    if not rows:
+        return PageOfRows([], None, None)
     has_next = start.backwards or is_more
     has_previous = is_more if start.backwards else cursor is not None
-    return FlowRunStatePage(
-        states,
-        cursors.encode(Cursor(_position(states[-1], order, is_current), backwards=False), question) if has_next else None,
-        cursors.encode(Cursor(_position(states[0], order, is_current), backwards=True), question) if has_previous else None,
+    return PageOfRows(
+        rows,
+        cursors.encode(Cursor(_position(rows[-1], order, is_current), backwards=False), question) if has_next else None,
+        cursors.encode(Cursor(_position(rows[0], order, is_current), backwards=True), question) if has_previous else None,
     )
 
 
@@ -81,7 +114,7 @@ def _of_a_state(cursor: Cursor, order: str) -> Cursor:
     """The cursor, if its position can be a state's: who knows how a cursor is made can make one, and the server would fail at what is no time."""
     id, time = cursor.position if order == "run" else cursor.position[::-1]
     try:
-        if (str(UUID(id)), datetime.fromisoformat(time).astimezone(UTC).isoformat()) == (id, time):
+        if str(UUID(id)) == id and (_is_far(time) or datetime.fromisoformat(time).astimezone(UTC).isoformat() == time):
             return cursor
     except (ValueError, OverflowError):
         pass
@@ -98,9 +131,32 @@ def _end(order: str, newest_first: bool, filter: FlowRunStateFilter | None) -> t
     return _ENDS[order][newest_first]
 
 
-def _position(state: FlowRunState, order: str, is_current: bool) -> tuple[str, str]:
-    time = state.timestamp.astimezone(UTC).isoformat()
-    return (str(state.flow_run_id), time) if order == "run" else (time, str(state.flow_run_id if is_current else state.id))
+def _is_far(text: str) -> bool:
+    if text in ("-infinity", "infinity"):
+        return True
+    found = _FAR.fullmatch(text)
+    if not found:
+        return False
+    year, is_bc = int(found[1]), bool(found[3])
+    # The calendar repeats every 400 years.
+    datetime.fromisoformat(f"{2000 + (1 - year if is_bc else year) % 400}{found[2]}")
+    return 1 <= year <= _FIRST_YEAR_BC if is_bc else datetime.max.year < year <= _LAST_YEAR
+
+
+def _position(row: Row, order: str, is_current: bool) -> tuple[str, str]:
+    values = dict(zip(COLUMNS, row, strict=True))
+    time = _time(values["timestamp"])
+    return (values["flow_run_id"], time) if order == "run" else (time, values["flow_run_id" if is_current else "id"])
+
+
+def _time(text: str) -> str:
+    try:
+        return time_of(text).isoformat()
+    except ValueError:
+        text = text.strip('"')
+    if text.endswith("infinity"):
+        return text
+    return f"{text.removesuffix(' BC')}+00:00{' BC' if text.endswith(' BC') else ''}"
 
 
 def _canonical(filter: FlowRunStateFilter | None) -> str:

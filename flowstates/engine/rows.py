@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from asyncpg.pgproto.pgproto import UUID  # made in a seventh of the time that Python's own takes, of which it is a subclass
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -30,6 +30,7 @@ _MANY = 100  # fewer rows seldom wake the collector
 FIRST_ROWS = 10  # of many that come a batch at a time, since nothing is known of their size
 _CHARACTERS = 2**22  # of a batch
 _TEXTS = tuple(itemgetter(COLUMNS.index(name)) for name in ("name", "message", "state_details", "data"))
+_PLACE = tuple(itemgetter(COLUMNS.index(name)) for name in ("flow_run_id", "type", "timestamp"))
 _TYPES = {type_.value: type_ for type_ in StateType}
 # Pydantic's way from JSON to a dict is shorter than that to a model. Keys that are not known it leaves out. Times stay text here: Python reads those
 # that Pydantic writes, 2024-03-05T12:00:00Z, in a third of the time that Pydantic and the change to Python's own UTC take.
@@ -48,6 +49,15 @@ _set_dict = BaseModel.__dict__["__dict__"].__set__
 _set_fields_set = BaseModel.__dict__["__pydantic_fields_set__"].__set__
 _set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
 _set_private = BaseModel.__dict__["__pydantic_private__"].__set__
+
+
+class UnreadableRow(NamedTuple):
+    """A row that does not fit its record, with what its place among others is told by."""
+
+    error: UnreadableRowError
+    flow_run_id: str
+    type: str
+    timestamp: str
 
 
 @contextmanager
@@ -98,6 +108,17 @@ def _readable(rows: Sequence[Row], on_unreadable: OnUnreadable) -> Iterator[Flow
             yield from to_states([row])
         except UnreadableRowError as error:
             on_unreadable(error)
+
+
+def states_or_unreadable(rows: Sequence[Row]) -> list[FlowRunState | UnreadableRow]:
+    """The records of the rows that fit, and in their places those that do not."""
+    found: list[FlowRunState | UnreadableRow] = []
+    for row in rows:
+        try:
+            found += to_states([row])
+        except UnreadableRowError as error:
+            found.append(UnreadableRow(error, *(str(part(row)).strip('"') for part in _PLACE)))
+    return found
 
 
 def next_rows(rows: Sequence[Row], most: int) -> int:
