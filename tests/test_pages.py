@@ -222,7 +222,16 @@ async def test_a_cursor_that_is_none_is_refused(tables: Connection, layout: Layo
     garbage += [page.next[:place] + ("A" if was != "A" else "B") + page.next[place + 1 :] for place, was in enumerate(page.next)]
     # And what this library has never written, though its form is right.
     version, first, second, *rest = json.loads(base64.urlsafe_b64decode(page.next + "=" * (-len(page.next) % 4)))
-    times = ["2024-W01-1", "99999-01-01T00:00:00+00:00 BC", "294276-01-01T00:00:00+00:00", "10001-02-29T00:00:00+00:00", "10000-13-01T00:00:00+00:00", "2024-01-01", "2024-01-01T00:00:00+23:59", "now"]
+    times = [
+        "2024-W01-1",
+        "99999-01-01T00:00:00+00:00 BC",
+        "294276-01-01T00:00:00+00:00",
+        "10001-02-29T00:00:00+00:00",
+        "10000-13-01T00:00:00+00:00",
+        "2024-01-01",
+        "2024-01-01T00:00:00+23:59",
+        "now",
+    ]
     garbage += [encoded([version, *((first, time) if order == "run" else (time, second)), *rest]) for time in times]
     # Also if whoever made it knows how cursors are made.
     question = f"{layout} {order} False {{}}"

@@ -18,6 +18,7 @@ import asyncpg
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.security import APIKeyQuery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -146,6 +147,35 @@ async def test_a_page_of_states_has_filters_and_cursors(client: Client) -> None:
     assert await ids(f"limit=4&cursor={page['next']}") == of(4, 5)
 
 
+async def test_a_parameter_that_is_none_is_refused_by_name(filled: Pool, layout: Layout) -> None:
+    states = FlowRunStateRepository(filled, layout=layout)
+    key = APIKeyQuery(name="key", auto_error=False)
+
+    def who(user: str = "") -> None:
+        """Takes a parameter of its own."""
+
+    async with client_of(app_of(states, dependencies=[Depends(key), Depends(who)])) as client:
+        answer = await client.get("/flow_runs/states?types=RUNNING")
+        assert answer.status_code == 422
+        assert [(error["loc"], error["msg"].partition(";")[0]) for error in answer.json()["detail"]] == [
+            (["query", "types"], "types: is no parameter")
+        ]
+        assert (await client.get("/flow_runs/states?key=sesame&user=me&type=RUNNING")).status_code == 200
+
+
+async def test_a_plus_that_was_not_escaped_is_one(client: Client) -> None:
+    for since in ("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:00.5+0000"):
+        for path in ("/flow_runs/states", "/"):
+            assert (await client.get(f"{path}?since={since}")).status_code == 200, since
+
+
+async def test_head_is_answered(client: Client) -> None:
+    paths = ["/", f"/runs/{RUNS[0]}", f"/flow_run_states/{STATES[0].id}", f"/flow_run_states/?flow_run_id={RUNS[0]}"]
+    for path in [*paths, "/flow_runs/states", f"/flow_runs/{RUNS[0]}/states"]:
+        assert (await client.head(path)).status_code == 200, path
+    assert (await client.head("/flow_runs/states?types=x")).status_code == 422
+
+
 REFUSED = [
     "limit=0", "limit=1001", "limit=x", "limit=99999999999999999999999", "order=sideways", "newest_first=perhaps", "terminal=2", "type=running",
     "id=x", "flow_run_id=%F0", "name=%00", "since=soon", "since=2030-01-31", "since=2030-01-31T12:00", "since=0001-01-01T00:00:00%2B14:00",
@@ -169,7 +199,7 @@ def forged(layout: str, *position: str) -> str:
 
 async def test_a_forged_cursor_is_422(client: Client, layout: Layout) -> None:
     assert (await client.get(f"/flow_runs/states?cursor={forged(layout, str(UUID(int=0)), '2024-01-01T00:00:00+00:00')}")).status_code == 200
-    for position in (("x", "y"), (str(UUID(int=0)), "infinity"), (str(UUID(int=0)), "'; drop table flow_run")):
+    for position in (("x", "y"), (str(UUID(int=0)), "now"), (str(UUID(int=0)), "'; drop table flow_run")):
         assert (await client.get(f"/flow_runs/states?cursor={forged(layout, *position)}")).status_code == 422
 
 
@@ -246,6 +276,7 @@ async def test_nothing_changes_data(client: Client) -> None:
 async def test_a_database_that_does_not_answer_is_503(filled: Pool, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowstates.web.router.PATIENCE", 0.0)
     monkeypatch.setattr("flowstates.web.pages.PATIENCE", 0.0)
+    monkeypatch.setattr("flowstates.web.reading.PATIENCE", 0.0)
     async with client_of(app_of(FlowRunStateRepository(filled, layout=layout))) as client:
         for path in ("/", f"/runs/{RUNS[0]}", f"/flow_run_states/{STATES[0].id}", f"/flow_run_states/?flow_run_id={RUNS[0]}", "/flow_runs/states"):
             assert (await client.get(path)).status_code == 503, path
@@ -335,7 +366,76 @@ async def test_what_the_page_cannot_be_asked_for_is_422_and_says_why(client: Cli
     for query in REFUSED_BY_THE_PAGE:
         answer = await client.get(f"/?{query}")
         assert answer.status_code == 422, query
-        assert f'role="alert">{query.partition("=")[0]}: ' in answer.text
+        field, _, typed = query.partition("=")
+        assert re.findall(r'id="wrong-(\w+)" role="alert">[^<]+<', answer.text) == [field]
+        assert "(str)" not in answer.text
+        if field in ("run", "since", "until"):
+            assert f'aria-invalid="true" autofocus aria-describedby="wrong-{field}' in answer.text
+        # The form is still there, with what was typed.
+        assert 'value="RUNNING"' in answer.text
+        if typed.isalpha() and field not in ("type", "cursor"):
+            assert f'name="{field}" value="{typed}"' in answer.text
+
+
+async def test_a_form_leads_to_its_results_and_a_keyboard_past_the_form(client: Client) -> None:
+    page = (await client.get("/?type=RUNNING&since=soon")).text
+    assert 'action="?#list"' in page
+    assert 'id="list"' in page
+    assert 'class="skip" href="#list"' in page
+    assert re.search(r'value="RUNNING" checked', page)
+    page = (await client.get(f"/runs/{RUNS[0]}")).text
+    assert 'class="skip" href="#table"' in page
+    assert 'id="table"' in page
+
+
+async def test_a_long_name_is_cut_and_whole_below(client: Client, filled: Pool, layout: Layout) -> None:
+    run, name = uuid4(), "long " * 100 + "end"
+    await insert(filled, layout, [NewFlowRunState(flow_run_id=run, type=_R, name=name, timestamp=NOW)])
+    assert name not in (await client.get("/")).text
+    page = (await client.get(f"/runs/{run}")).text
+    assert page.count(name) == 1
+    assert f"<dt>name</dt><dd><pre>{name}</pre>" in page
+
+
+async def test_a_row_that_cannot_be_read_is_shown_in_its_place(client: Client, filled: Pool) -> None:
+    await filled.execute("update flow_run_state set state_details = $1::text::jsonb where id = $2", '{"flow_run_id": "x"}', STATES[3].id)
+    answer = await client.get("/")
+    assert answer.status_code == 200
+    assert re.findall(r'href="runs/([0-9a-f-]{36})"', answer.text) == [str(run) for run in (RUNS[3], RUNS[2], RUNS[1], RUNS[0])]
+    for path in ("/", f"/runs/{RUNS[1]}"):
+        page = await client.get(path)
+        assert page.status_code == 200
+        assert re.search(rf"cannot be read: state_details: .*{STATES[3].id}", page.text)
+        assert "flowstates check --data" in page.text
+    assert (await client.get(f"/runs/{RUNS[1]}?seen={STATES[3].id}")).status_code == 204
+
+
+async def test_a_run_with_a_state_that_cannot_be_read_shows_the_others(client: Client, filled: Pool) -> None:
+    await filled.execute("update flow_run_state set state_details = $1::text::jsonb where id = $2", '{"flow_run_id": "x"}', STATES[1].id)
+    page = (await client.get(f"/runs/{RUNS[0]}")).text
+    assert re.findall(r'<tr role="row" id="s-([^"]+)"', page) == [str(state.id) for state in STATES[:3]]
+    assert "3 states, of which 1 cannot be read." in page
+    assert 'data-open=""' in page
+
+
+@pytest.mark.parametrize("layout", ["prefect"], indirect=True)
+async def test_a_time_without_an_end_hides_no_other_run(client: Client, filled: Pool) -> None:
+    await filled.execute("update flow_run_state set timestamp = 'infinity' where id = $1", STATES[3].id)
+    await filled.execute("update flow_run set state_timestamp = 'infinity' where id = $1", RUNS[1])
+    page = await client.get("/")
+    assert page.status_code == 200
+    assert re.findall(r'href="runs/([0-9a-f-]{36})"', page.text) == [str(run) for run in (RUNS[1], RUNS[3], RUNS[2], RUNS[0])]
+    assert "cannot be read: timestamp: " in page.text
+    assert "cannot be read: timestamp: " in (await client.get(f"/runs/{RUNS[1]}")).text
+
+
+@pytest.mark.parametrize("layout", ["prefect"], indirect=True)
+async def test_runs_that_cannot_be_counted_are_shown(client: Client, filled: Pool) -> None:
+    await filled.execute("update flow_run set state_type = null where id = $1", RUNS[1])
+    page = await client.get("/")
+    assert page.status_code == 200
+    assert str(RUNS[0]) in page.text
+    assert "They cannot be counted: " in page.text
 
 
 FIELDS = ("type", "name", "since", "until", "run", "cursor", "last", "seen", "limit", "flow_run_id", "id", "order", "terminal", "current")
@@ -360,7 +460,7 @@ async def test_hostile_text_stays_text(client: Client) -> None:
         assert page.count("<script>") == (1 if path.startswith("/runs/") else 0)
         assert "{{ 7 * 7 }}" in page
         # A field of the form holds what was typed.
-        assert "\u202e" not in re.sub(r'<input name="name" value="[^"]*"', "", page)
+        assert "\u202e" not in re.sub(r'<input name="\w+" value="[^"]*"', "", page)
 
 
 async def test_a_policy_lets_in_what_is_ours_alone(client: Client) -> None:

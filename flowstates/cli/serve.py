@@ -12,7 +12,7 @@ import typer
 
 from flowstates.cli.database import Pool, ask_pool, exit_codes
 from flowstates.cli.options import DatabaseUrl, LayoutOption, layout_of, refuse_prefects_table
-from flowstates.cli.render import print_line
+from flowstates.cli.render import print_error_line, print_line
 from flowstates.errors import InvalidInputError
 from flowstates.repository import FlowRunStateRepository
 
@@ -50,7 +50,7 @@ def serve(
         await states.read_flow_run_state_page(limit=1)  # tables that are not there are told of now, not to who looks
         print_line(f"http://{app.LOOPBACK}:{listening.getsockname()[1]}/")
         sys.stdout.flush()
-        await app.serve(states, listening)
+        await app.serve(states, listening, log=print_error_line)
 
     # So that a server that was started for this is ended too.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

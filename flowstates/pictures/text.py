@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-_MOST_OF_A_MESSAGE = 160  # characters
+_MOST = 160  # characters of a message or a name
 
 
 def counted(number: int, thing: str) -> str:
@@ -22,5 +22,10 @@ def first_line(message: str | None) -> str:
     lines = (message or "").strip().splitlines()
     if not lines:
         return ""
-    first = lines[0][:_MOST_OF_A_MESSAGE]
+    first = lines[0][:_MOST]
     return escape(first) + (" ..." if len(lines) > 1 or first != lines[0] else "")
+
+
+def cut(name: str) -> str:
+    """A name, escaped and at most 160 characters of it, with ` ...` where more follows."""
+    return escape(name[:_MOST]) + (" ..." if len(name) > _MOST else "")

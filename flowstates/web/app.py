@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
+import asyncpg
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import flowstates
+from flowstates.engine.retries import is_retryable
 from flowstates.repository import FlowRunStateRepository
+from flowstates.web import pages
+from flowstates.web.bodies import answer
 from flowstates.web.router import create_router
 
 LOOPBACK = "127.0.0.1"
 
+_OF_THE_DATABASE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
-def application(states: FlowRunStateRepository) -> FastAPI:
-    """The router, for who is on this machine: a browser that another site's page tells a name of its own for this address is refused."""
+
+def application(states: FlowRunStateRepository, log: Callable[[str], None]) -> FastAPI:
+    """The router, for who is on this machine: a browser that another site's page tells a name of its own for this address is refused.
+
+    While the database cannot be reached it answers 503, and tells `log` why in a line a request.
+    """
+
+    async def unreachable(request: Request, error: Exception) -> Response:
+        if not is_retryable(error):
+            raise error
+        path = request.url.path
+        log(f"{request.method} {path}: 503: {str(error).partition(chr(10))[0] or type(error).__name__}")
+        if path == "/" or path.startswith("/runs/"):
+            return pages.unreachable("?" if path == "/" else "../")
+        return answer({"detail": "the database cannot be reached; try again later"}, 503)
+
     app = FastAPI(title="flowstates", version=flowstates.__version__, docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"])
     app.include_router(create_router(states))
+    for kind in _OF_THE_DATABASE:
+        app.add_exception_handler(kind, unreachable)
     return app
 
 
-async def serve(states: FlowRunStateRepository, listening: socket.socket) -> None:
+async def serve(states: FlowRunStateRepository, listening: socket.socket, *, log: Callable[[str], None]) -> None:
     """Answers on a socket until a signal ends it. What is being answered then has five seconds."""
-    config = uvicorn.Config(application(states), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(application(states, log), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
     await uvicorn.Server(config).serve([listening])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import urlencode
-from uuid import UUID
 
 from starlette.datastructures import QueryParams
 
@@ -14,12 +13,17 @@ from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.pictures.moments import to_moment
 from flowstates.records import StateType
+from flowstates.values import shown, to_uuid
+
+# A plus that was not escaped is a space in a query.
+_SPACE_FOR_PLUS = re.compile(r"(T[0-9:.]+) ([0-9]{2}(?::?[0-9]{2})?)$")
 
 
 def time_of(field: str, text: str | None, now: datetime, *, is_next_page: bool = False) -> datetime | None:
     """A time, which may be said from now, but not with a cursor: on the next page it would be another time."""
     if not text:
         return None
+    text = _SPACE_FOR_PLUS.sub(r"\1+\2", text)
     try:
         moment = to_moment(text)
         if moment.time is None and is_next_page:
@@ -63,6 +67,12 @@ class AskedRuns(NamedTuple):
             cursor,
         )
 
+    @classmethod
+    def as_typed(cls, query: QueryParams) -> AskedRuns:
+        """What a form that cannot be asked for is filled with again: what was typed, without times and place."""
+        types = tuple(StateType[text.upper()] for text in query.getlist("type") if text.upper() in StateType.__members__)
+        return cls(types, query.get("name", ""), query.get("run", "").strip(), None, None, None)
+
     @property
     def is_narrowed(self) -> bool:
         """Whether anything is asked for but the first page of all runs."""
@@ -71,11 +81,15 @@ class AskedRuns(NamedTuple):
     def filter(self) -> FlowRunStateFilter:
         """The current states that are meant; InvalidInputError if a field cannot be asked for."""
         try:
-            runs: Iterable[UUID | str] | None = [self.run] if self.run else None
+            runs = [to_uuid(self.run)] if self.run else None
+        except ValueError:
+            raise InvalidInputError("run", f"{shown(self.run)} is not the id of a run, such as 0198a3c2-7d4e-7b1a-9c55-3e0f6a2b8d17") from None
+        try:
             names = [self.name] if self.name else None
             return FlowRunStateFilter(flow_run_ids=runs, types=self.types or None, names=names, since=self.since, until=self.until, current=True)
         except InvalidInputError as error:
-            raise InvalidInputError({"flow_run_ids": "run", "names": "name"}.get(error.field, error.field), error.message) from None
+            # A field of the form is no list.
+            raise InvalidInputError({"names": "name"}.get(error.field, error.field), error.message.removeprefix("0: ")) from None
 
     def link(self, cursor: str | None) -> str:
         """The query of another page of the same runs."""

@@ -7,7 +7,7 @@ from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,17 +16,19 @@ from starlette.datastructures import QueryParams
 from starlette.responses import HTMLResponse, Response
 
 from flowstates.analytics import FlowRunStateAnalytics, StateCount
+from flowstates.engine.rows import UnreadableRow
 from flowstates.errors import InvalidInputError, UnreadableRowError
 from flowstates.filters import FlowRunStateFilter
 from flowstates.pictures.marks import LOOKS, mark_of
 from flowstates.pictures.stack import highest, occupancy_svg
 from flowstates.pictures.svg import TIMELINE_STYLE, strip_svg, timeline_svg
-from flowstates.pictures.text import counted, escape, first_line
+from flowstates.pictures.text import counted, cut, escape, first_line
 from flowstates.pictures.times import ago, clock, relative, spent_text, summary, times_spent
 from flowstates.records import FlowRunState, StateDetails, StateType
 from flowstates.repository import FlowRunStateRepository
 from flowstates.web.asking import AskedRuns
 from flowstates.web.bodies import PATIENCE
+from flowstates.web.reading import Items, id_of, read_history, read_runs
 
 RUNS_OF_A_PAGE = 50
 STATES_OF_A_RUN = 100
@@ -56,7 +58,7 @@ def _hash(text: str) -> str:
 
 _STYLE = _style()
 _SCRIPT = (_FOLDER / "live.js").read_text()
-_TEMPLATES.globals |= {"style": Markup(_STYLE), "script": Markup(_SCRIPT), "mark_of": mark_of, "poll": POLL}  # noqa: S704  # our own files
+_TEMPLATES.globals |= {"style": Markup(_STYLE), "script": Markup(_SCRIPT), "mark_of": mark_of, "types": tuple(StateType), "poll": POLL}  # noqa: S704  # our own files
 _HEADERS = {
     # What is no text of ours does not run and does not style, wherever it would stand.
     "Content-Security-Policy": f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src {_hash(_STYLE)} {_hash(TIMELINE_STYLE)}; img-src data:; "
@@ -68,27 +70,34 @@ _HEADERS = {
 
 
 async def runs(states: FlowRunStateRepository, query: QueryParams, now: datetime) -> Response:
-    """The page of runs: how many are in each type, what the last day was like, and those that are asked for."""
+    """The page of runs: how many are in each type, what the last day was like, and those that are asked for.
+
+    What cannot be asked for stays in the form, with what is wrong beside it.
+    """
+    page, wrong = Items([], None, None), None
     try:
-        asked = AskedRuns.of(query, now)
-        filter = asked.filter()
-        page = await states.read_flow_run_state_page(
-            filter, limit=RUNS_OF_A_PAGE, order="time", newest_first=True, cursor=asked.cursor, timeout=PATIENCE
-        )
+        try:
+            asked = AskedRuns.of(query, now)
+            page = await read_runs(states, asked.filter(), asked.cursor, limit=RUNS_OF_A_PAGE)
+        except InvalidInputError as error:
+            asked, wrong = AskedRuns.as_typed(query), error
         analytics = _analytics(states)
-        counts = (await analytics.count_current(timeout=PATIENCE)).counts
-    except (InvalidInputError, UnreadableRowError, TimeoutError) as error:
+        counts, why = await _counts(analytics)
+    except (UnreadableRowError, TimeoutError) as error:
         return _of_an_error(error, back="?")
     return _page(
         "runs.html",
+        200 if wrong is None else 422,
         now=clock(now),
         chart=await _occupancy(analytics, now),
         counts=counts,
-        whole=sum(counts.values()),
+        no_counts=why,
         asked=asked,
+        wrong=None if wrong is None else {"field": wrong.field, "message": escape(wrong.message)},
         since=_as_typed(query.get("since", ""), asked.since),
         until=_as_typed(query.get("until", ""), asked.until),
-        rows=[_row_of_run(state, now) for state in page.states],
+        rows=[_row_of_run(item, now) for item in page.items],
+        has_unreadable=any(isinstance(item, UnreadableRow) for item in page.items),
         next=asked.link(page.next) if page.next else None,
         previous=asked.link(page.previous) if page.previous else None,
         first=asked.link(None) if asked.cursor else None,
@@ -100,40 +109,92 @@ async def run(states: FlowRunStateRepository, run_id: UUID, query: QueryParams, 
     try:
         last, seen = _number(query.get("last", "")), query.get("seen")
         if seen:
-            newest = await states.read_flow_run_states_by_run([run_id], last=1, timeout=PATIENCE)
-            if run_id in newest and str(newest[run_id][0].id) == seen:
+            newest = await read_history(states, run_id, last=1)
+            if newest and id_of(newest[0]) == seen:
                 return Response(status_code=204, headers=_HEADERS)
-        found = await states.read_flow_run_states_by_run([run_id], last=last, timeout=PATIENCE)
-        if run_id not in found:
+        items = await read_history(states, run_id, last=last)
+        if not items:
             return _page("error.html", 404, title="No such run", message=f"There is no state of run {run_id}.", back="../")
-        history = found[run_id]
-        is_whole = len(history) < last
-        count = len(history) if is_whole else await states.count_flow_run_states(FlowRunStateFilter(flow_run_ids=[run_id]), timeout=PATIENCE)
+        is_whole = len(items) < last
+        count = len(items) if is_whole else await states.count_flow_run_states(FlowRunStateFilter(flow_run_ids=[run_id]), timeout=PATIENCE)
     except (InvalidInputError, UnreadableRowError, TimeoutError) as error:
         return _of_an_error(error, back="../")
-    newest_state, drawn = history[-1], history[-STATES_OF_A_CHART:]
-    spent = times_spent(history, now)
+    history = [item for item in items if isinstance(item, FlowRunState)]
     return _page(
         "run.html",
         now=clock(now),
         run_id=str(run_id),
-        state=newest_state,
-        name=escape(newest_state.name),
-        message=first_line(newest_state.message),
-        since=clock(newest_state.timestamp),
-        since_iso=_iso(newest_state.timestamp),
-        ago=relative(newest_state.timestamp, now),
-        summary=summary(history, now) if count == len(history) else f"{counted(count, 'state')}; here are the newest {len(history):,}.",
-        age=sum(spent, timedelta()).total_seconds(),
-        chart=Markup(timeline_svg(drawn, now=now)),  # noqa: S704  # made by ElementTree, which escapes
-        strip=Markup(strip_svg(drawn, now=now)),  # noqa: S704
-        drawn=len(drawn),
-        drawn_since=clock(drawn[0].timestamp, "minutes"),
-        drawn_until=clock(newest_state.timestamp if newest_state.type.is_terminal else max(now, newest_state.timestamp), "minutes"),
-        rows=[_row_of_state(state, spent_text(time, state, newest_state)) for state, time in zip(history, spent, strict=True)],
+        state=_state_now(items[-1], now),
+        summary=_summary(history, count, len(items), now),
+        chart=_chart(history, now),
+        rows=_rows_of_states(items, history, now),
+        has_unreadable=len(history) < len(items),
         count=count,
-        more=min(count, MOST_STATES_OF_A_RUN) if count > len(history) and last < MOST_STATES_OF_A_RUN else None,
+        more=min(count, MOST_STATES_OF_A_RUN) if count > len(items) and last < MOST_STATES_OF_A_RUN else None,
     )
+
+
+def unreachable(back: str) -> Response:
+    """The page that says that there is no connection to the database."""
+    return _page("error.html", 503, title="No answer", message="The database cannot be reached. Try again later.", back=back)
+
+
+def _state_now(item: FlowRunState | UnreadableRow, now: datetime) -> dict[str, Any]:
+    """What the head of a run's page says of its newest state."""
+    type_ = _type(item)
+    shown = {"id": id_of(item), "type": type_, "is_open": type_ is None or not type_.is_terminal, "since": _time(item, "seconds")}
+    if isinstance(item, UnreadableRow):
+        return shown | {"name": "", "message": _unreadable(item), "since_iso": "", "ago": ""}
+    return shown | {
+        "name": cut(_name(item)),
+        "message": first_line(item.message),
+        "since_iso": _iso(item.timestamp),
+        "ago": relative(item.timestamp, now),
+    }
+
+
+def _summary(history: list[FlowRunState], count: int, shown: int, now: datetime) -> str:
+    if len(history) == count:
+        return summary(history, now)
+    unreadable = f", of which {shown - len(history):,} cannot be read" if len(history) < shown else ""
+    return f"{counted(count, 'state')}{f'; here are the newest {shown:,}' if shown < count else ''}{unreadable}."
+
+
+def _chart(history: list[FlowRunState], now: datetime) -> dict[str, Any] | None:
+    """What the chart of a run is made of; None where nothing of it can be read."""
+    if not history:
+        return None
+    drawn, newest = history[-STATES_OF_A_CHART:], history[-1]
+    return {
+        "wide": Markup(timeline_svg(drawn, now=now)),  # noqa: S704  # made by ElementTree, which escapes
+        "narrow": Markup(strip_svg(drawn, now=now)),  # noqa: S704
+        "states": len(drawn),
+        "is_whole": len(drawn) == len(history),
+        "since": clock(drawn[0].timestamp, "minutes"),
+        "until": clock(newest.timestamp if newest.type.is_terminal else max(now, newest.timestamp), "minutes"),
+        "age": sum(times_spent(history, now), timedelta()).total_seconds(),
+    }
+
+
+def _rows_of_states(items: list[FlowRunState | UnreadableRow], history: list[FlowRunState], now: datetime) -> list[dict[str, Any]]:
+    times = iter(times_spent(history, now) if history else [])
+    rows: list[dict[str, Any]] = []
+    for item, after in zip(items, [*items[1:], None], strict=True):
+        if isinstance(item, UnreadableRow):
+            rows.append({"id": id_of(item), "type": _type(item), "began": _time(item, "milliseconds"), "unreadable": _unreadable(item)})
+            continue
+        time = next(times)
+        # How long it took is not known where what came next has no time.
+        rows.append(_row_of_state(item, "" if isinstance(after, UnreadableRow) else spent_text(time, item, history[-1])))
+    return rows
+
+
+async def _counts(analytics: FlowRunStateAnalytics) -> tuple[dict[StateType, int] | None, str]:
+    """How many runs are in each type; None where that cannot be counted, and why."""
+    try:
+        return (await analytics.count_current(timeout=PATIENCE)).counts, ""
+    except UnreadableRowError as error:
+        return None, f"They cannot be counted: {escape(str(error))}"
 
 
 def _analytics(states: FlowRunStateRepository) -> FlowRunStateAnalytics:
@@ -166,24 +227,52 @@ def _hour(count: StateCount) -> tuple[str, dict[StateType, int]]:
     return clock(count.at, "minutes"), count.counts
 
 
-def _row_of_run(state: FlowRunState, now: datetime) -> dict[str, Any]:
+def _row_of_run(item: FlowRunState | UnreadableRow, now: datetime) -> dict[str, Any]:
+    if isinstance(item, UnreadableRow):
+        return {
+            "id": item.flow_run_id,
+            "type": _type(item),
+            "since": _time(item, "seconds"),
+            "state_id": id_of(item),
+            "unreadable": _unreadable(item),
+        }
     return {
-        "id": str(state.flow_run_id),
-        "type": state.type,
-        "name": _name(state),
-        "since": clock(state.timestamp),
-        "since_iso": _iso(state.timestamp),
-        "ago": ago(state.timestamp, now),
-        "message": first_line(state.message),
+        "id": str(item.flow_run_id),
+        "type": item.type,
+        "name": cut(_name(item)),
+        "since": clock(item.timestamp),
+        "since_iso": _iso(item.timestamp),
+        "ago": ago(item.timestamp, now),
+        "message": first_line(item.message),
     }
 
 
+def _type(item: FlowRunState | UnreadableRow) -> StateType | None:
+    """The type; None for one that this version does not know."""
+    return StateType(item.type) if item.type in list(StateType) else None
+
+
+def _time(item: FlowRunState | UnreadableRow, precision: Literal["seconds", "milliseconds"]) -> str:
+    """When a state began; of one that cannot be read what is stored, where a datetime cannot hold it."""
+    if isinstance(item, FlowRunState):
+        return clock(item.timestamp, precision)
+    try:
+        return clock(datetime.fromisoformat(f"{item.timestamp}Z"), precision)
+    except ValueError:
+        return escape(item.timestamp)
+
+
+def _unreadable(row: UnreadableRow) -> str:
+    return f"cannot be read: {row.error.field}: {first_line(row.error.message)}"
+
+
 def _row_of_state(state: FlowRunState, spent: str) -> dict[str, Any]:
-    line = first_line(state.message)
+    line, name = first_line(state.message), cut(state.name)
     return {
         "id": str(state.id),
         "type": state.type,
-        "name": escape(state.name),
+        "name": name,
+        "whole_name": None if name == escape(state.name) else _whole(state.name),
         "began": clock(state.timestamp, "milliseconds"),
         "began_iso": _iso(state.timestamp),
         "spent": spent,
@@ -198,7 +287,7 @@ def _row_of_state(state: FlowRunState, spent: str) -> dict[str, Any]:
 
 def _name(state: FlowRunState) -> str:
     """A state's name where it says more than its type."""
-    return "" if state.name.upper() == state.type else escape(state.name)
+    return "" if state.name.upper() == state.type else state.name
 
 
 def _details(details: StateDetails) -> str:
@@ -244,7 +333,13 @@ def _of_an_error(error: InvalidInputError | UnreadableRowError | TimeoutError, *
         case InvalidInputError():
             return _page("error.html", 422, title="That cannot be asked for", message=escape(str(error)), back=back)
         case UnreadableRowError():
-            return _page("error.html", 500, title="A stored row cannot be read", message=escape(str(error)), back=back)
+            return _page(
+                "error.html",
+                500,
+                title="A stored row cannot be read",
+                message=f"{escape(str(error))}. `flowstates check --data` names all of them.",
+                back=back,
+            )
         case _:
             message = f"The database did not answer in {PATIENCE:.0f} seconds. Try again later, or ask for less."
             return _page("error.html", 503, title="No answer", message=message, back=back)

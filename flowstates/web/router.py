@@ -3,10 +3,12 @@
 # Not with annotations from __future__: FastAPI reads those of functions inside of a function, whose names it could not find.
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import APIKeyQuery
 from pydantic import TypeAdapter
 
 from flowstates.engine.pages import MOST_OF_A_PAGE
@@ -22,6 +24,8 @@ from flowstates.web.bodies import PATIENCE, RestPage, RestState, not_found, page
 Dependency: TypeAlias = Callable[..., Any]
 """What FastAPI takes as a dependency: a function, perhaps async or a generator, that gives a FlowRunStateRepository."""
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
 _UUID = TypeAdapter(UUID)
 _TIME = "As 2030-01-31T12:00:00Z, or without a cursor 2h (ago), today or yesterday, which are days of UTC"
 
@@ -36,12 +40,13 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
     - `GET /flow_run_states/{id}` and `GET /flow_run_states/?flow_run_id=` are Prefect's, with its bodies and status codes: its own client reads from
       here, with a prefix of `/api` if it is told no other.
     - `GET /flow_runs/states` is a page of states, by the parameters of FlowRunStateFilter and of `read_flow_run_state_page`: `flow_run_id`, `id`,
-      `type` and `name` may be repeated.
+      `type` and `name` may be repeated. A parameter that is none of these, nor declared to FastAPI by one of `dependencies`, is refused.
     - `GET /flow_runs/{id}/states` has the states of one run, oldest first.
     - `GET /` is a page of HTML with the runs, and `GET /runs/{id}` one with a run. They need nothing from elsewhere, and their links are relative.
 
-    What cannot be asked for is 422 and says why, a stored row that cannot be read is 500 and is named, and where the database does not answer in
-    30 seconds it is 503. Other errors of the database are the application's. A page takes up to three reads, one after the other.
+    HEAD is answered as GET. What cannot be asked for is 422 and says why. A stored row that cannot be read is 500 as JSON and is named, and the
+    pages show it in its place. Where the database does not answer in 30 seconds it is 503. Other errors of the database and of the connection are
+    the application's. A page takes up to three reads, one after the other, and one more where a row cannot be read.
     """
     if not isinstance(states, FlowRunStateRepository) and not callable(states):
         raise InvalidInputError("states", f"is {kind_of(states)}, not a FlowRunStateRepository or a function that gives one")
@@ -49,14 +54,14 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
     given: Dependency = states if not isinstance(states, FlowRunStateRepository) else lambda: states
     States: TypeAlias = Annotated[FlowRunStateRepository, Depends(given)]
 
-    @router.get("/flow_run_states/{id:uuid}", response_model=RestState, responses={404: {"description": "There is no such state"}})
+    @_get(router, "/flow_run_states/{id:uuid}", response_model=RestState, responses={404: {"description": "There is no such state"}})
     async def read_flow_run_state(states: States, id: Annotated[UUID, Path(description="The state's id")]) -> Response:
         """One state by its id."""
         with status_codes():
             state = await states.read_flow_run_state(id, timeout=PATIENCE)
             return not_found() if state is None else state_answer(state)
 
-    @router.get("/flow_run_states/", response_model=list[RestState])
+    @_get(router, "/flow_run_states/", response_model=list[RestState])
     async def read_flow_run_states(
         states: States, request: Request, flow_run_id: Annotated[str | None, Query(description="The run's id; it has to be there")] = None
     ) -> Response:
@@ -67,15 +72,16 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
         with status_codes():
             return states_answer(await states.read_flow_run_states(run, timeout=PATIENCE))
 
-    @router.get("/flow_runs/{id:uuid}/states", response_model=list[RestState])
+    @_get(router, "/flow_runs/{id:uuid}/states", response_model=list[RestState])
     async def read_states_of_flow_run(states: States, id: Annotated[UUID, Path(description="The run's id")]) -> Response:
         """The states of one run, oldest first; none for an unknown run."""
         with status_codes():
             return states_answer(await states.read_flow_run_states(id, timeout=PATIENCE))
 
-    @router.get("/flow_runs/states", response_model=RestPage)
+    @_get(router, "/flow_runs/states", response_model=RestPage)
     async def read_flow_run_state_page(
         states: States,
+        request: Request,
         flow_run_id: Annotated[list[UUID] | None, Query(description="Of these runs")] = None,
         id: Annotated[list[UUID] | None, Query(description="These states")] = None,
         type: Annotated[list[StateType] | None, Query(description="Of these types")] = None,
@@ -92,6 +98,7 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
         """A page of states, and the cursors of the pages next to it."""
         now = datetime.now(UTC)
         with status_codes():
+            _refuse_unknown(request)
             filter = FlowRunStateFilter(
                 flow_run_ids=flow_run_id,
                 ids=id,
@@ -105,14 +112,43 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
             page = await states.read_flow_run_state_page(filter, limit=limit, order=order, newest_first=newest_first, cursor=cursor, timeout=PATIENCE)
             return page_answer(page)
 
-    @router.get("/", include_in_schema=False)
+    @_get(router, "/", include_in_schema=False)
     async def show_runs(states: States, request: Request) -> Response:
         """The runs, as a page of HTML."""
         return await pages.runs(states, request.query_params, datetime.now(UTC))
 
-    @router.get("/runs/{id:uuid}", include_in_schema=False)
+    @_get(router, "/runs/{id:uuid}", include_in_schema=False)
     async def show_run(states: States, request: Request, id: UUID) -> Response:
         """A run, as a page of HTML."""
         return await pages.run(states, id, request.query_params, datetime.now(UTC))
 
     return router
+
+
+def _get(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """Adds a route for GET, and for HEAD one that is in no documentation: with both methods FastAPI would document one operation twice."""
+
+    def add(endpoint: Endpoint) -> Endpoint:
+        router.head(path, **options | {"include_in_schema": False})(endpoint)
+        router.get(path, **options)(endpoint)
+        return endpoint
+
+    return add
+
+
+def _refuse_unknown(request: Request) -> None:
+    """A parameter that nothing asks for, as `types` for `type`, would let all states through."""
+    known = _names(request.scope["route"].dependant)
+    if unknown := [name for name in dict.fromkeys(request.query_params) if name not in known]:
+        there_are = f"there are {', '.join(sorted(known))}"
+        raise RequestValidationError(
+            [{"type": "extra_forbidden", "loc": ("query", name), "msg": f"{name}: is no parameter; {there_are}", "input": None} for name in unknown]
+        )
+
+
+def _names(dependant: Any) -> set[str]:
+    # Those of the caller's own dependencies too: a key for authentication may be one.
+    names = {field.alias for field in dependant.query_params}
+    if isinstance(dependant.call, APIKeyQuery):
+        names.add(dependant.call.model.name)
+    return names.union(*map(_names, dependant.dependencies))
