@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -9,14 +10,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import httpx2
 import pytest
 
 from flowstates.values import Layout
 from tests.model import LAYOUTS
+from tests.proxy import Proxy
 from tests.test_cli import ROOT, execute, plain_environment, run
 from tests.test_cli_embedded import folder
 
@@ -68,6 +71,25 @@ def test_a_server_that_was_started_for_it_ends_with_it(folder: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert run("runs", "--database-url", f"embedded:{folder / 'data'}").code == 1
+
+
+async def test_while_its_database_is_down_it_says_so_in_a_line_a_request(dsn: str) -> None:
+    paths = ["", f"runs/{uuid4()}", "flow_runs/states", f"flow_run_states/{uuid4()}"]
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(Proxy(dsn))
+        served = serving("--database-url", proxy.dsn)
+        address, process = await asyncio.to_thread(served.__enter__)
+        stack.push_async_callback(asyncio.to_thread, served.__exit__, None, None, None)
+        assert (await asyncio.to_thread(text_of, address))[0] == 200
+        await proxy.__aexit__()
+        for path in paths:
+            status, text = await asyncio.to_thread(text_of, address + path)
+            assert (status, "database cannot be reached" in text.lower()) == (503, True), (path, text)
+            assert text.startswith("{" if path.startswith("flow_") else "<!doctype html>")
+        process.send_signal(signal.SIGINT)
+        _, errors = await asyncio.to_thread(process.communicate, timeout=60)
+    lines = errors.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [[f"GET /{path}", "503"] for path in paths], errors
 
 
 def test_a_name_of_another_site_for_this_address_is_refused(dsn: str) -> None:

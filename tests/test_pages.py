@@ -265,7 +265,7 @@ async def test_pages_lead_past_rows_that_cannot_be_read(
     columns = "timestamp, id" if order == "time" else "flow_run_id, timestamp"
     way = "desc" if newest_first else "asc"
     wanted = await tables.fetch(f"select id::text from flow_run_state order by {columns.replace(',', f' {way},')} {way}")
-    assert [row["id"] for page in pages for row in page.rows] == [row["id"] for row in wanted]
+    assert [row[0] for page in pages for row in page.rows] == [row["id"] for row in wanted]
     assert sum(isinstance(state, UnreadableRow) for page in pages for state in page.states_or_unreadable()) == len(times) + 1
     back = pages[-1]
     for page in reversed(pages[:-1]):

@@ -371,6 +371,7 @@ async def test_what_the_page_cannot_be_asked_for_is_422_and_says_why(client: Cli
         assert "(str)" not in answer.text
         if field in ("run", "since", "until"):
             assert f'aria-invalid="true" autofocus aria-describedby="wrong-{field}' in answer.text
+        assert answer.text.count('id="shown"') == 1
         # The form is still there, with what was typed.
         assert 'value="RUNNING"' in answer.text
         if typed.isalpha() and field not in ("type", "cursor"):
@@ -379,9 +380,10 @@ async def test_what_the_page_cannot_be_asked_for_is_422_and_says_why(client: Cli
 
 async def test_a_form_leads_to_its_results_and_a_keyboard_past_the_form(client: Client) -> None:
     page = (await client.get("/?type=RUNNING&since=soon")).text
-    assert 'action="?#list"' in page
-    assert 'id="list"' in page
-    assert 'class="skip" href="#list"' in page
+    assert 'action="?#shown"' in page
+    assert page.count('id="shown"') == 1
+    assert 'class="skip" href="#shown"' in page
+    assert 'id="shown" tabindex="-1"' in (await client.get("/")).text
     assert re.search(r'value="RUNNING" checked', page)
     page = (await client.get(f"/runs/{RUNS[0]}")).text
     assert 'class="skip" href="#table"' in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 
@@ -47,5 +48,7 @@ def application(states: FlowRunStateRepository, log: Callable[[str], None]) -> F
 
 async def serve(states: FlowRunStateRepository, listening: socket.socket, *, log: Callable[[str], None]) -> None:
     """Answers on a socket until a signal ends it. What is being answered then has five seconds."""
+    # asyncpg's pool logs a traceback whenever it fails to replace a connection; who asks is told why.
+    logging.getLogger("asyncpg").addHandler(logging.NullHandler())
     config = uvicorn.Config(application(states, log), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
     await uvicorn.Server(config).serve([listening])

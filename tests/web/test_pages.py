@@ -96,7 +96,41 @@ async def test_runs_are_chosen_with_the_keyboard_alone(own_pool: Pool, layout: L
     await expect(page.get_by_role("link", name=str(failed))).to_have_count(0)
     await page.get_by_label("In it since").fill("soon")
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("alert")).to_contain_text("since: 'soon' is not a time such as")
+    await expect(page.get_by_role("alert")).to_contain_text("'soon' is not a time such as")
+    await expect(page.get_by_label("In it since")).to_be_focused()
+    await expect(page.get_by_label("In it since")).to_have_value("soon")
+    await expect(page.get_by_label("In it since")).to_have_accessible_description(re.compile("^'soon' is not a time such as"))
+    await page.get_by_label("In it since").fill("1h")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#shown")).to_be_in_viewport()
+    await page.goto(address)
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name=str(running))).to_be_focused()
+
+
+async def test_marks_that_combine_stay_in_their_cell(own_pool: Pool, layout: Layout, address: str, visit: Visit) -> None:
+    run = uuid4()
+    await add(own_pool, layout, run, StateType.RUNNING, name="x" + "\u0300" * 150, minutes=1)
+    for path, cell in (("", ".runs td"), (f"runs/{run}", ".states td")):
+        page = await visit(address + path)
+        assert await page.locator(cell).evaluate_all("cells => cells.every(cell => getComputedStyle(cell).overflow !== 'visible')")
+
+
+async def test_a_run_whose_newest_state_cannot_be_read_stays_live(own_pool: Pool, layout: Layout, address: str, visit: Visit) -> None:
+    run = uuid4()
+    await add(own_pool, layout, run, StateType.PENDING, StateType.RUNNING, minutes=1)
+    await own_pool.execute("update flow_run_state set state_details = $1::text::jsonb where type = 'RUNNING'", '{"flow_run_id": "x"}')
+    page = await visit(f"{address}runs/{run}")
+    await expect(page.locator("#summary")).to_contain_text("cannot be read: state_details")
+    await expect(page.get_by_role("status")).to_have_text("Live.")
+    await add(own_pool, layout, run, StateType.PAUSED)
+    await expect(page.get_by_role("status")).to_have_text("Live. New state: PAUSED.")
+    await add(own_pool, layout, run, StateType.COMPLETED)
+    await expect(page.get_by_role("status")).to_have_text("The run has ended: COMPLETED.")
+    await expect(page.locator("#states tr")).to_have_count(4)
+    assert (await Axe().run(page)).violations_count == 0
 
 
 async def test_a_run_ends_while_one_looks(own_pool: Pool, layout: Layout, address: str, visit: Visit) -> None:
