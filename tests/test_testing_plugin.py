@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -226,6 +230,81 @@ def test_a_container_is_refused_where_there_is_no_daemon(service: pytest.Pyteste
     said = done.stdout.str()
     assert "no PostgreSQL for tests: a container was asked for, and there is no Docker daemon: name another server" in said
     assert "Traceback" not in said
+
+
+WITH_AND_WITHOUT = "def test_with(flowstates_dsn): pass\ndef test_again(flowstates_server): pass\ndef test_without(): pass"
+
+
+def said_of_no_server(done: pytest.RunResult) -> set[str]:
+    """What is said where the two tests that need a server have an error in a line, and the third one passes."""
+    done.assert_outcomes(passed=1, errors=2)
+    output = done.stdout.str() + done.stderr.str()
+    assert not {word for word in ("Traceback", "INTERNALERROR", "During handling", "async def", "await ") if word in output}
+    return set(re.findall("^no PostgreSQL for tests: (.*)$", output, re.MULTILINE))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("workers", "server", "said"),
+    [
+        ("0", "postgresql://nobody@127.0.0.1:1/x", f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.1', 1)"),
+        ("2", "postgresql://nobody@127.0.0.1:1/x", f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.1', 1)"),
+        ("0", "postgresql://nobody@127.0.0.1:many/x", "invalid literal for int() with base 10: 'many'"),
+        ("2", "postgresql://nobody@127.0.0.1:65536/x", "connect(): port must be 0-65535."),
+    ],
+    ids=["nobody", "nobody, with workers", "no port", "no port, with workers"],
+)
+def test_a_server_that_is_not_there_is_said_in_a_line(service: pytest.Pytester, workers: str, server: str, said: str) -> None:
+    service.makepyfile(WITH_AND_WITHOUT)
+    done = service.runpytest_subprocess("-n", workers, "--flowstates-server", server)
+    assert said_of_no_server(done) == {said}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_container_that_cannot_be_started_is_said_in_a_line(service: pytest.Pytester, workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a daemon that has no image and can get none."""
+
+    class Daemon(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = {"ApiVersion": "1.44"} if self.path.endswith("/version") else {"message": "No such image"}
+            body = json.dumps(answer).encode()
+            self.send_response(200 if "ApiVersion" in answer else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    service.makepyfile(WITH_AND_WITHOUT)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Daemon) as daemon:
+        thread = Thread(target=daemon.serve_forever)
+        thread.start()
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{daemon.server_port}")
+        done = service.runpytest_subprocess("-n", workers, "--flowstates-server", "container:none:1")
+        daemon.shutdown()
+        thread.join()
+    (said,) = said_of_no_server(done)
+    assert said.startswith("no container of none:1 could be started: ")
+    assert "No such image" in said
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_role_that_may_not_create_databases_is_said_in_a_line(service: pytest.Pytester, flowstates_server: str, workers: str) -> None:
+    role = f"tester_{uuid4().hex[:8]}"
+    ask(flowstates_server, f"create role {role} login password 'hunter2'")
+    address = urlsplit(flowstates_server)
+    server = urlunsplit(address._replace(netloc=f"{role}:hunter2@{address.netloc.rpartition('@')[2]}"))
+    service.makepyfile("def test_with(flowstates_dsn): pass\ndef test_again(prefect_dsn): pass\ndef test_without(): pass")
+    done = service.runpytest_subprocess("-n", workers, "--flowstates-server", server)
+    assert said_of_no_server(done) == {"the role may not create databases"}
+    ask(flowstates_server, f"drop role {role}")
 
 
 @pytest.mark.once

@@ -75,7 +75,7 @@ class Databases:
 
     Its work is done on a thread with an event loop of its own, so it can be called from a test of any kind: also where an event loop runs.
     For as long as it is open it holds a lock on the server. What a killed process has left, whose lock is gone, goes when the next one begins.
-    Its methods raise asyncpg's errors.
+    Its methods raise asyncpg's errors. FlowStatesError for a role that may not create databases.
     """
 
     def __init__(self, server: str) -> None:
@@ -90,7 +90,10 @@ class Databases:
         self._thread.start()
         try:
             # With the first question it holds the number, before anything has that in its name.
-            self._role: str = self._wait(self._maker.ask("read_role"))[0]["name"]
+            (role,) = self._wait(self._maker.ask("read_role"))
+            if not role["may_create"]:
+                raise FlowStatesError("the role may not create databases")
+            self._role: str = role["name"]
         except BaseException:
             self._stop()
             raise

@@ -12,9 +12,10 @@ import asyncpg
 import pytest
 
 from flowstates.database.pool import create_pool
+from flowstates.engine.connections import BROKEN
 from flowstates.errors import FlowStatesError
 from flowstates.testing.databases import Databases, Schema
-from flowstates.testing.servers import FORMS, VARIABLE, Server, server_for_tests
+from flowstates.testing.servers import FORMS, VARIABLE, Server, in_a_line, server_for_tests
 
 try:
     import pytest_asyncio.plugin
@@ -25,6 +26,7 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 LoopScope: TypeAlias = Literal["function", "class", "module", "package", "session"]
 
 _SECONDS = 10  # for connections that are to come back
+_NONE = "no PostgreSQL for tests: {}"
 _found = pytest.StashKey["Server | str"]()
 
 
@@ -60,7 +62,7 @@ def _server(config: pytest.Config) -> Server | str:
             try:
                 given = stack.enter_context(server_for_tests(wanted))
             except (FlowStatesError, ImportError) as error:
-                given = "\n".join([f"no PostgreSQL for tests: {error}", *getattr(error, "__notes__", ())])
+                given = "\n".join([_NONE.format(error), *getattr(error, "__notes__", ())])
         # What xdist hands over are plain values.
         config.stash[_found] = given if isinstance(given, str) else Server(*given)
     return config.stash[_found]
@@ -78,7 +80,10 @@ def flowstates_server(pytestconfig: pytest.Config) -> str:
 @pytest.fixture(scope="session")
 def flowstates_databases(flowstates_server: str) -> Iterator[Databases]:
     """Makes databases that live for longer or for less than a test."""
-    databases = Databases(flowstates_server)
+    try:
+        databases = Databases(flowstates_server)
+    except (FlowStatesError, *BROKEN) as error:
+        raise pytest.fail.Exception(_NONE.format(in_a_line(error)), pytrace=False) from None
     yield databases
     databases.close()
 

@@ -15,6 +15,7 @@ import asyncpg
 
 from flowstates.database.embedded import postgres_for_tests
 from flowstates.engine import queries
+from flowstates.engine.connections import BROKEN
 from flowstates.errors import FlowStatesError, InvalidInputError
 from flowstates.values import shown
 
@@ -38,7 +39,7 @@ def server_for_tests(wanted: str) -> Iterator[Server]:
     """The server that is wanted, by one of FORMS. One that is started here ends with the block and does not sync to disk.
 
     `auto` is a container if Docker and the image are there, else the embedded server. InvalidInputError for what is none of FORMS, and
-    FlowStatesError or ImportError, with what is lacking, for a server that cannot be had.
+    FlowStatesError or ImportError, with what is lacking, for a server that cannot be had or does not answer.
     """
     if wanted.startswith(("postgresql://", "postgres://")):
         yield _described(wanted, "the one whose address was given")
@@ -69,13 +70,19 @@ def server_for_tests(wanted: str) -> Iterator[Server]:
 
 @contextmanager
 def _container(image: str) -> Iterator[str]:
+    from docker.errors import DockerException
     from testcontainers.community.postgres import PostgresContainer
 
     container = PostgresContainer(image, username="flowstates", password="flowstates", dbname="flowstates", driver=None)  # noqa: S106 (reached from this machine alone)
     container.ports["5432"] = ("127.0.0.1", None)  # type: ignore[assignment]  # what docker-py takes
     container.with_env("PGDATA", "/pgdata/d").with_tmpfs_mount("/pgdata").with_command("-c fsync=off -c max_wal_size=256MB")
-    with container:
-        yield container.get_connection_url()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(container)
+            dsn = container.get_connection_url()
+        except (DockerException, OSError, RuntimeError) as error:  # a RuntimeError is how testcontainers says that it has ended
+            raise FlowStatesError(f"no container of {image} could be started: {in_a_line(error)}") from error
+        yield dsn
 
 
 def _lack_of_container(image: str) -> str | None:
@@ -99,13 +106,24 @@ def _lack_of_container(image: str) -> str | None:
         client.images.get(image)
     except docker.errors.ImageNotFound:
         return f"no image {image}"
+    except (docker.errors.DockerException, OSError) as error:
+        return f"a Docker daemon that fails: {in_a_line(error)}"
     finally:
         client.close()
     return None
 
 
+def in_a_line(error: Exception) -> str:
+    """What an error says, in one line; of one without words its class."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def _described(dsn: str, reason: str) -> Server:
-    return Server(dsn, _run(_version(dsn)), reason)
+    try:
+        version = _run(_version(dsn))
+    except (*BROKEN, ValueError, OverflowError) as error:  # the last two are of an address that cannot be read
+        raise FlowStatesError(in_a_line(error)) from error
+    return Server(dsn, version, reason)
 
 
 def _run(work: Coroutine[Any, Any, Answer]) -> Answer:
