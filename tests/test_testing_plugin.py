@@ -538,6 +538,24 @@ def test_a_schema_that_stays_connected_is_said(flowstates_databases: Databases, 
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(("given", "kind"), [("[]", "a list"), ("pathlib.Path('schema.sql')", "a PosixPath"), ("lambda dsn: None", "a function")])
+def test_another_schema_is_refused_by_the_fixtures_name(service: pytest.Pytester, given: str, kind: str) -> None:
+    service.makeconftest(f"import pathlib, pytest\n{CONFTEST}\n@pytest.fixture(scope='session')\ndef flowstates_schema(): return {given}\n")
+    service.makepyfile("def test_it(flowstates_dsn): pass")
+    done = service.runpytest_subprocess()
+    done.assert_outcomes(errors=1)
+    errors = [line for line in done.stdout.lines if line.startswith("flowstates_schema: ")]
+    assert errors == [f"flowstates_schema: is {kind}, not statements of SQL (a str, as of Path.read_text()), a Schema or None"]
+    assert "async def" not in done.stdout.str()
+
+
+@pytest.mark.once
+def test_another_schema_is_refused_where_a_template_is_asked_for(flowstates_databases: Databases) -> None:
+    with pytest.raises(InvalidInputError, match="^schema: is a list, not statements of SQL"):
+        flowstates_databases.template(["select 1"])  # type: ignore[arg-type]
+
+
+@pytest.mark.once
 def test_a_schema_of_no_files_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="files: names none"):
         Schema(lambda dsn: None, files=[])

@@ -20,6 +20,7 @@ import asyncpg
 from flowstates.database.migrations import migrate
 from flowstates.engine import queries
 from flowstates.errors import FlowStatesError, InvalidInputError
+from flowstates.values import kind_of
 
 Answer = TypeVar("Answer")
 
@@ -55,6 +56,12 @@ class Schema:
     def parts(self) -> list[str]:
         """What it is known by."""
         return [part for file in self.files for part in (file.name, hashlib.sha256(file.read_bytes()).hexdigest())]
+
+
+def check_schema(field: str, schema: object) -> None:
+    """InvalidInputError, with that field, for what is no schema."""
+    if schema is not None and not isinstance(schema, (str, Schema)):
+        raise InvalidInputError(field, f"is {kind_of(schema)}, not statements of SQL (a str, as of Path.read_text()), a Schema or None")
 
 
 async def _connected(dsn: str, work: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
@@ -111,8 +118,9 @@ class Databases:
         """The name of a template with the tables of flowstates and what a service adds to them: statements of SQL, or a Schema.
 
         It is named by the checksum of who makes it and of all that it is made of, and stays on the server, where later sessions find it. Of several
-        processes that want it at once one makes it, and the others wait.
+        processes that want it at once one makes it, and the others wait. InvalidInputError for another kind of schema.
         """
+        check_schema("schema", schema)
         migrations = [part for migration in queries.migrations() for part in migration]
         if isinstance(schema, Schema):
             return self._template(["schema", *schema.parts(), *migrations], schema)

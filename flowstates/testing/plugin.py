@@ -13,8 +13,8 @@ import pytest
 
 from flowstates.database.pool import create_pool
 from flowstates.engine.connections import BROKEN
-from flowstates.errors import FlowStatesError
-from flowstates.testing.databases import Databases, Schema
+from flowstates.errors import FlowStatesError, InvalidInputError
+from flowstates.testing.databases import Databases, Schema, check_schema
 from flowstates.testing.servers import FORMS, VARIABLE, Server, in_a_line, server_for_tests
 
 try:
@@ -97,6 +97,10 @@ def flowstates_schema() -> str | Schema | None:
 @pytest.fixture(scope="session")
 def flowstates_template(flowstates_databases: Databases, flowstates_schema: str | Schema | None) -> str:
     """The name of the template that each test's database is cloned from. Nothing can connect to it."""
+    try:
+        check_schema("flowstates_schema", flowstates_schema)
+    except InvalidInputError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     return flowstates_databases.template(flowstates_schema)
 
 
