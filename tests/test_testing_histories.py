@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -85,6 +86,10 @@ async def test_what_is_stored_of_a_text_is_that_history(pool: Pool) -> None:
         ("PENDING +-1s RUNNING", "+-1s", "is not a time as"),
         ("PENDING +0s RUNNING", "+0s", "is no time"),
         ("PENDING +9999999999d RUNNING", "+9999999999d", "is too long a time"),
+        ("PENDING +999999999d RUNNING", "+999999999d", "is too long a time"),
+        ("PENDING +2000000d RUNNING +2000001d PENDING", "+2000001d", "is too long a time"),
+        ("PENDING +\u0661s RUNNING", "+\u0661s", "is not a time as"),
+        ("PENDING +1.\u0661s RUNNING", "+1.\u0661s", "is not a time as"),
     ],
 )
 def test_a_bad_text_is_refused_with_the_place(text: str, word: str, message: str) -> None:
@@ -100,8 +105,8 @@ def test_a_bad_text_is_refused_with_the_place(text: str, word: str, message: str
 def test_what_else_is_refused() -> None:
     for field, call in (
         ("text", lambda: history(RUN, None)),  # type: ignore[arg-type]
-        ("text", lambda: history(RUN, "PENDING +999999999d RUNNING")),
-        ("text", lambda: history(RUN, "PENDING +999999999d RUNNING +999999999d PENDING")),
+        ("text", lambda: history(RUN, "PENDING +2000000d RUNNING")),
+        ("text", lambda: history(RUN, "PENDING +1000000d RUNNING +1000000d PENDING")),
         ("flow_run_id", lambda: history("run 7", "PENDING")),
         ("name", lambda: history(RUN, "PENDING(\x00)")),
         ("begin", lambda: history(RUN, "PENDING", begin=datetime(2030, 1, 1))),
@@ -146,7 +151,25 @@ def test_another_history_fails_with_both_timelines(text: str, said: str) -> None
         ["expected:", text],
     )
     assert [line for line in drawn if line in ("is:", "expected:")] == ["is:", "expected:"]
-    assert "\n".join(drawn).count(f"  run {RUN}\n  2030-01-31 12:00:00 to 2030-01-31 12:00:") == 2
+    assert "\n".join(drawn).count(f"  run {RUN}\n  2030-01-31 12:00:00 to 2030-01-31 12:00:") == (2 if text.count("+") == 2 else 1)
+
+
+def test_times_that_the_text_does_not_say_are_not_drawn() -> None:
+    states = stored(history(RUN, "PENDING +1s RUNNING +12s FAILED", begin=NOON))
+    for text in ("PENDING RUNNING COMPLETED", "PENDING +1s RUNNING COMPLETED", "PENDING RUNNING FAILED PENDING RUNNING +1h COMPLETED"):
+        with pytest.raises(AssertionError) as caught:
+            assert_history(states, text)
+        strip = str(caught.value).partition("\nexpected:\n")[2]
+        assert "\n" not in strip
+        assert strip.startswith("  ")
+        assert "Running─" in strip
+        assert not re.search(r"\d", strip)
+
+
+def test_a_history_that_would_not_end_in_time_is_another_one() -> None:
+    states = stored(history(RUN, "PENDING +1s RUNNING", begin=NOON))
+    with pytest.raises(AssertionError, match=r"state 2 is \+1s RUNNING(?s:.*)\n\nexpected:\n  \(it would end after the year 9999\)$"):
+        assert_history(states, "PENDING +3000000d RUNNING")
 
 
 def test_no_states_are_said() -> None:

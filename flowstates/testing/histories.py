@@ -18,13 +18,14 @@ from flowstates.pictures.strip import print_timeline
 from flowstates.pictures.text import counted, escape
 from flowstates.pictures.times import length
 from flowstates.records import NO_DETAILS, FlowRunState, NewFlowRunState, StateType, to_type
-from flowstates.values import kind_of, utc_time
+from flowstates.values import EARLIEST, LATEST, kind_of, utc_time
 
 _WIDTH = 100  # of the timelines, in characters
 _LEAST = timedelta(microseconds=1)  # between two states of a run
 _WORD = re.compile(r"\+\S*|[^\s(]+(?:\([^)]*\))?\S*|\S+")
 _STATE = re.compile(r"(?P<type>[^()]*)(?:\((?P<name>[^()]+)\))?")
-_GAP = re.compile(r"\+(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d{1,6})?)s)?(?:(\d+)ms)?(?:(\d+)us)?")
+_GAP = re.compile(r"\+(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d{1,6})?)s)?(?:(\d+)ms)?(?:(\d+)us)?", re.ASCII)
+_LONGEST = LATEST - EARLIEST
 
 
 class _State(NamedTuple):
@@ -70,8 +71,8 @@ def assert_history(states: Sequence[FlowRunState], text: str, *, within: timedel
     The text is one that `history` takes. What it does not say is not looked at: the times between states, and names. A time between two states may
     differ from the text's by `within`. No text is no states.
 
-    Raises AssertionError, which says what differs first and draws both timelines, and InvalidInputError for a text that cannot be read, and for
-    states that are of several runs or not oldest first.
+    Raises AssertionError, which says what differs first and draws both timelines, the text's without times if it leaves some out, and
+    InvalidInputError for a text that cannot be read, and for states that are of several runs or not oldest first.
     """
     __tracebackhide__ = True
     expected, since = _read(text)
@@ -113,6 +114,7 @@ def _read(text: str) -> _History:
         raise InvalidInputError("text", f"is {kind_of(text)}, not a str")
     states: list[_State] = []
     gap: timedelta | None = None
+    total = timedelta()
     for word in _WORD.finditer(text):
         if word[0].startswith("+"):
             if not states:
@@ -120,6 +122,9 @@ def _read(text: str) -> _History:
             if gap is not None:
                 raise _no(text, word, "is a time behind a time")
             gap = _gap(text, word)
+            total += gap
+            if total > _LONGEST:
+                raise _no(text, word, "is too long a time")
             continue
         found = _STATE.fullmatch(word[0])
         if found is None:
@@ -141,7 +146,9 @@ def _gap(text: str, word: re.Match[str]) -> timedelta:
     try:
         gap = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds, microseconds=microseconds)
     except OverflowError:
-        raise _no(text, word, "is too long a time") from None
+        gap = timedelta.max
+    if gap > _LONGEST:
+        raise _no(text, word, "is too long a time")
     if not gap:
         raise _no(text, word, "is no time, and two states of a run never share a timestamp")
     return gap
@@ -170,9 +177,9 @@ def _difference(states: Sequence[FlowRunState], expected: Sequence[_State], plac
         f"  expected: {' '.join(text.split()) or '(no states)'}",
     ]
     if states and expected:
-        lines += ["", "is:", _drawn(states), "", "expected:", _drawn(_as_states(states, expected))]
+        lines += ["", "is:", *_drawn(states), "", "expected:", *_drawn_beside(states, expected)]
     elif states:
-        lines += ["", "is:", _drawn(states)]
+        lines += ["", "is:", *_drawn(states)]
     return "\n".join(lines)
 
 
@@ -182,7 +189,7 @@ def _shown(state: _State) -> str:
 
 
 def _as_states(states: Sequence[FlowRunState], expected: Sequence[_State]) -> list[FlowRunState]:
-    """The expected history as one of the run, to be drawn beside it: where it does not say a time or a name, with the run's."""
+    """The expected history as one of the run, to be drawn beside it: where it does not say a time or a name, as wide and named as the run's."""
     drawn: list[FlowRunState] = []
     at = states[0].timestamp
     for place, state in enumerate(expected):
@@ -199,9 +206,18 @@ def _as_states(states: Sequence[FlowRunState], expected: Sequence[_State]) -> li
     return drawn
 
 
-def _drawn(states: Sequence[FlowRunState]) -> str:
+def _drawn_beside(states: Sequence[FlowRunState], expected: Sequence[_State]) -> list[str]:
+    """The expected history; of one that leaves times out the strip alone, since all that is beside it tells times."""
+    try:
+        _, _, _, strip, *_ = drawn = _drawn(_as_states(states, expected))
+    except OverflowError:
+        return ["  (it would end after the year 9999)"]
+    return [strip] if any(state.gap is None for state in expected[1:]) else drawn
+
+
+def _drawn(states: Sequence[FlowRunState]) -> list[str]:
     file = io.StringIO()
     # Up to its last state: how long it has been in that, and how long ago that was, does not matter here.
     print_timeline(Console(file=file, width=_WIDTH, color_system=None), states, now=states[-1].timestamp)
     run, times, *picture = file.getvalue().splitlines()
-    return "\n".join(f"  {line}".rstrip() for line in (run, times.removesuffix(" (now)"), *picture))
+    return [f"  {line}".rstrip() for line in (run, times.removesuffix(" (now)"), *picture)]
