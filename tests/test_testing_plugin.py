@@ -551,7 +551,7 @@ def test_another_schema_is_refused_by_the_fixtures_name(service: pytest.Pytester
 
 @pytest.mark.once
 def test_another_schema_is_refused_where_a_template_is_asked_for(flowstates_databases: Databases) -> None:
-    with pytest.raises(InvalidInputError, match="^schema: is a list, not statements of SQL"):
+    with pytest.raises(InvalidInputError, match=r"^schema: is a list, not statements of SQL"):
         flowstates_databases.template(["select 1"])  # type: ignore[arg-type]
 
 
