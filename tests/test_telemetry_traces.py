@@ -192,6 +192,23 @@ def test_what_cannot_be_exported(spans: Spans) -> None:
     assert spans.all == []
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("states", [None, 5, state(uuid4(), "RUNNING", 0)], ids=["None", "int", "state"])
+def test_what_is_no_states_is_refused(states: Any, spans: Spans) -> None:
+    with pytest.raises(InvalidInputError, match=r"is (None|an int|a FlowRunState), not the states of a run") as caught:
+        export_trace(states, spans.provider.get_tracer("mine"))
+    assert caught.value.field == "states"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("states", [[], [state(uuid4(), "RUNNING", 0)]], ids=["without states", "with one"])
+def test_what_is_no_tracer_is_refused(states: list[FlowRunState], spans: Spans) -> None:
+    for tracer in (None, "jobs", spans.provider):
+        with pytest.raises(InvalidInputError, match=r"is .*, not a Tracer of OpenTelemetry") as caught:
+            export_trace(states, tracer)  # type: ignore[arg-type]
+        assert caught.value.field == "tracer"
+
+
 def test_any_id_makes_an_id_of_its_own() -> None:
     spans = Spans()  # once: a provider looks around in its surroundings
 

@@ -38,8 +38,12 @@ def export_trace(states: Iterable[FlowRunState], tracer: trace.Tracer) -> str | 
     choose the id of a span; a tracer of its SDK asks the `id_generator` that it has, and a copy of the tracer is given one that answers so. Another
     tracer, which has none, gets the trace's id alone, by a remote parent that nobody has seen, and its spans have new ids at each export.
 
-    InvalidInputError for states of several runs, and for a time before 1970 or after 2553, which no exporter can send.
+    InvalidInputError for `states` of several runs, or with one before 1970 or after 2553, at the year 9999 say: exporters send a time as 64 bits of
+    nanoseconds since 1970. Also for a `tracer` that is none.
     """
+    # By its method: a tracer that wraps another one need not be of the API's class.
+    if not callable(getattr(tracer, "start_span", None)):
+        raise InvalidInputError("tracer", f"is {kind_of(tracer)}, not a Tracer of OpenTelemetry")
     history = sorted(_checked(states), key=lambda state: state.timestamp)
     if not history:
         return None
@@ -71,6 +75,8 @@ def export_trace(states: Iterable[FlowRunState], tracer: trace.Tracer) -> str | 
 
 
 def _checked(states: Iterable[FlowRunState]) -> list[FlowRunState]:
+    if not isinstance(states, Iterable) or isinstance(states, FlowRunState):  # which can be iterated too, over its fields
+        raise InvalidInputError("states", f"is {kind_of(states)}, not the states of a run")
     history = list(states)
     for index, state in enumerate(history):
         if not isinstance(state, FlowRunState):
