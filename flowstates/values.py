@@ -85,6 +85,11 @@ def kind_of(value: object) -> str:
     return "None" if value is None else f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"  # a UUID, as it is spoken
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things, as `1 run`, `2 batches` or `1,000 runs`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}{'es' if thing.endswith('ch') else 's'}"
+
+
 def one_of(field: str, value: object, *choices: Choice) -> Choice:
     """The one of some texts that a value is, also if it is of a subclass; InvalidInputError for anything else."""
     if isinstance(value, str) and value in choices:

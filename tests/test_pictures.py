@@ -14,8 +14,9 @@ from flowstates import FlowRunState, StateCount, StateType, TimeInState
 from flowstates.pictures.bars import print_counts, print_durations
 from flowstates.pictures.marks import LOOKS, mark_of
 from flowstates.pictures.strip import print_timeline
-from flowstates.pictures.text import counted, first_line
+from flowstates.pictures.text import first_line
 from flowstates.pictures.times import ago, length, relative
+from flowstates.values import counted
 from tests.test_cli import BEGIN, state
 
 pytestmark = pytest.mark.versions

@@ -214,9 +214,9 @@ async def test_the_log_says_what_a_prune_did(own_pool: Pool, caplog: pytest.LogC
         await FlowRunStateRetention(own_pool).prune(older_than=timedelta(0), batch_size=1, max_batches=2)
         await FlowRunStateRetention(own_pool).prune(older_than=timedelta(0))
     assert [record.getMessage() for record in caplog.records if record.name == "flowstates"] == [
-        "prune (dry run): 1 batches, 3 runs, 3 states; passed 0, held 0; done",
+        "prune (dry run): 1 batch, 3 runs, 3 states; passed 0, held 0; done",
         "prune: 2 batches, 2 runs, 2 states; passed 0, held 0; more to do",
-        "prune: 1 batches, 1 runs, 1 states; passed 0, held 0; done",
+        "prune: 1 batch, 1 run, 1 state; passed 0, held 0; done",
     ]
 
 

@@ -27,8 +27,8 @@ from flowstates.cli.render import print_error_line, print_json_lines
 from flowstates.engine.archives import json_of
 from flowstates.errors import UnreadableRowError
 from flowstates.filters import FlowRunStateFilter
-from flowstates.pictures.text import counted
 from flowstates.repository import FlowRunStateRepository
+from flowstates.values import counted
 
 
 def export_states(

@@ -26,9 +26,9 @@ from flowstates.cli.render import print_error_line, print_json_lines, print_line
 from flowstates.cli.terminal import interruptible
 from flowstates.engine.rows import collector_paused
 from flowstates.errors import FlowStatesError, InvalidInputError
-from flowstates.pictures.text import counted
 from flowstates.records import NewFlowRunState
 from flowstates.repository import FlowRunStateRepository
+from flowstates.values import counted
 
 _MOST_STATES = 5_000  # of one transaction; some 10 MB of memory with details of ordinary size
 _MOST_BYTES = 16 * 1024 * 1024  # of a transaction's lines, which take several times as much memory; a longer line is a transaction of its own

@@ -32,9 +32,9 @@ from flowstates.cli.render import json_time, print_error_line, print_json_lines,
 from flowstates.cli.terminal import can_ask, confirm
 from flowstates.engine.policies import Keep, PruneReport
 from flowstates.errors import InvalidInputError
-from flowstates.pictures.text import counted
 from flowstates.records import StateType
 from flowstates.retention import FlowRunStateRetention
+from flowstates.values import counted
 
 MORE_TO_DO = 4  # the exit code
 _FAILED = (StateType.FAILED, StateType.CRASHED)

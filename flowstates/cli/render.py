@@ -23,10 +23,10 @@ from flowstates.cli.terminal import is_file, output
 from flowstates.engine.archives import json_line, json_of
 from flowstates.pictures.bars import NARROWEST_BAR, bar, plain_table, type_text
 from flowstates.pictures.marks import style_of
-from flowstates.pictures.text import counted, escape, first_line
+from flowstates.pictures.text import escape, first_line
 from flowstates.pictures.times import ago, clock, spent_text, summary, times_spent
 from flowstates.records import FlowRunState, StateDetails, StateType
-from flowstates.values import MOST_LEVELS
+from flowstates.values import MOST_LEVELS, counted
 
 _OF_NETWORKS = (errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH)
 _NARROWEST_TABLE = 76

@@ -22,6 +22,7 @@ from flowstates.engine.standbys import Standbys
 from flowstates.errors import FlowStatesError, InvalidInputError, UnreadableRowError
 from flowstates.filters import array_of
 from flowstates.records import StateType
+from flowstates.values import counted
 
 _NO_ID = str(UUID(int=0))
 _STATES_A_RUN = 10  # a first guess
@@ -94,7 +95,7 @@ class Pass:
             before = self._batches
             await self._step(self._position)
             if self._batches > before:
-                LOG.debug("prune: %d batches, %d runs, %d states", self._batches, self._runs, self._states)
+                LOG.debug("prune: %s", _counts(self._batches, self._runs, self._states))
                 if on_batch is not None:
                     on_batch(self._report(None))
                 if self._pace.pause and self._position is not None and self._batches != self._pace.max_batches:
@@ -103,11 +104,9 @@ class Pass:
             await self._look_on()
         report = self._report(None if self._dry_run else await self._oldest())
         LOG.info(
-            "prune%s: %d batches, %d runs, %d states; passed %d, held %d; %s",
+            "prune%s: %s; passed %d, held %d; %s",
             " (dry run)" if self._dry_run else "",
-            report.batches,
-            report.runs,
-            report.states,
+            _counts(report.batches, report.runs, report.states),
             report.passed,
             sum(report.held.values()),
             "done" if report.is_done else "more to do",
@@ -279,6 +278,10 @@ class Pass:
             raise InvalidInputError("cursor", error.message.replace("filter, order", "policy")) from None
         type_, _, timestamp = first.partition(" ")
         return _Position(StateType(type_), timestamp, id_)
+
+
+def _counts(batches: int, runs: int, states: int) -> str:
+    return f"{counted(batches, 'batch')}, {counted(runs, 'run')}, {counted(states, 'state')}"
 
 
 def _found(row: Any) -> _Found:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from flowstates.pictures.elements import add
-from flowstates.pictures.text import counted
 from flowstates.pictures.times import clock
 from flowstates.records import StateType
+from flowstates.values import counted
 
 if TYPE_CHECKING:
     from flowstates.analytics import StateCount

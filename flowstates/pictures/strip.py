@@ -14,9 +14,10 @@ from rich.text import Text
 
 from flowstates.pictures.bars import plain_table, type_text
 from flowstates.pictures.marks import style_of
-from flowstates.pictures.text import counted, escape
+from flowstates.pictures.text import escape
 from flowstates.pictures.times import clock, duration, relative, summary, ticks, times_spent
 from flowstates.records import FlowRunState, StateType
+from flowstates.values import counted
 
 _MOST_IN_A_LEGEND = 20
 

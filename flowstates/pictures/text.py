@@ -7,11 +7,6 @@ import unicodedata
 _MOST = 160  # characters of a message or a name
 
 
-def counted(number: int, thing: str) -> str:
-    """A number of things, as `1 run` or `1,000 runs`."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
 def escape(text: str) -> str:
     """The text in one line that can do nothing to a terminal and that XML can hold: control and format characters appear as their escapes."""
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode() for c in text)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from flowstates.pictures.text import counted
 from flowstates.records import FlowRunState
+from flowstates.values import counted
 
 _ZERO = datetime.min.replace(tzinfo=UTC)  # a Monday; scales count from it
 _STEPS = [

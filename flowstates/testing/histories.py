@@ -15,10 +15,10 @@ from rich.console import Console
 
 from flowstates.errors import InvalidInputError
 from flowstates.pictures.strip import print_timeline
-from flowstates.pictures.text import counted, escape
+from flowstates.pictures.text import escape
 from flowstates.pictures.times import length
 from flowstates.records import NO_DETAILS, FlowRunState, NewFlowRunState, StateType, to_type
-from flowstates.values import EARLIEST, LATEST, kind_of, utc_time
+from flowstates.values import EARLIEST, LATEST, counted, kind_of, utc_time
 
 _WIDTH = 100  # of the timelines, in characters
 _LEAST = timedelta(microseconds=1)  # between two states of a run

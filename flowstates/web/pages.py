@@ -22,10 +22,11 @@ from flowstates.filters import FlowRunStateFilter
 from flowstates.pictures.marks import LOOKS, mark_of
 from flowstates.pictures.stack import highest, occupancy_svg
 from flowstates.pictures.svg import TIMELINE_STYLE, strip_svg, timeline_svg
-from flowstates.pictures.text import counted, cut, escape, first_line
+from flowstates.pictures.text import cut, escape, first_line
 from flowstates.pictures.times import ago, clock, relative, spent_text, summary, times_spent
 from flowstates.records import FlowRunState, StateDetails, StateType
 from flowstates.repository import FlowRunStateRepository
+from flowstates.values import counted
 from flowstates.web.asking import AskedRuns
 from flowstates.web.bodies import PATIENCE
 from flowstates.web.reading import Items, id_of, read_history, read_runs
