@@ -75,7 +75,7 @@ class FlowRunStateFeed:
         timeout = seconds(timeout)
         arguments = self._feed.start(after), _checked(filter), _checked_limit(limit)
         async with asyncio.timeout(timeout):
-            page, _ = await self._feed.read(*arguments)
+            page, *_ = await self._feed.read(*arguments)
             return page
 
     def follow(
@@ -91,8 +91,8 @@ class FlowRunStateFeed:
         filter has let all out, that its position has moved on.
 
         Where nothing more may be told it waits for `poll` seconds, or until `wake` is set, by whoever has a signal of their own; it clears that
-        before it looks. While an open transaction holds committed states it waits for half a second at most; after 10 seconds of that a warning says
-        which. Between two pages it holds no connection of a pool. No page takes longer than 30 seconds, waiting for a connection included.
+        before it looks. While an open transaction may hold committed states it waits for half a second at most; after 10 seconds of that a warning
+        says which. Between two pages it holds no connection of a pool. No page takes longer than 30 seconds, waiting for a connection included.
 
         On a pool it goes on after a lost connection, with pauses of up to 5 seconds, for as long as it takes; a warning to the logger `flowstates`
         says so, once each time. On a connection of the caller's that is lost its error is raised. What read_page raises else ends it.

@@ -27,6 +27,8 @@ from flowstates.testing import servers as servers_module
 from flowstates.testing.servers import server_for_tests
 from tests.servers import with_database
 
+pytestmark = pytest.mark.versions
+
 INI = """
 [pytest]
 asyncio_mode = {mode}
@@ -157,7 +159,7 @@ def test_the_pool_is_of_the_tests_loop_with_anyio(service: pytest.Pytester, opti
     service.makeini("[pytest]\nfilterwarnings = error\n" + ("" if options else "asyncio_default_fixture_loop_scope = function\n"))
     anyio = """
 import asyncio, pytest
-pytestmark = [pytest.mark.anyio, pytest.mark.versions]
+pytestmark = pytest.mark.anyio
 
 @pytest.fixture{scope}
 def anyio_backend():

@@ -94,7 +94,7 @@ async def consume(
                     raise FlowStatesError(f"the consumer {name!r} was deleted meanwhile")
                 batch, after = FeedBatch([], connection, "", is_caught_up=True, blocked_by=(), is_taken=True), None
             else:
-                page, after = await OwnFeed(own).read(before, filter, limit)
+                page, after, _ = await OwnFeed(own).read(before, filter, limit)
                 batch = FeedBatch(page.states, connection, page.position, page.is_caught_up, page.blocked_by, is_taken=False)
         yield batch
         if is_lost(connection):

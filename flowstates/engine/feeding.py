@@ -67,8 +67,8 @@ class Feed(ABC, Generic[AnyPosition]):
         return self.beginning if after is None else positions.decode("after", after, self.kind)
 
     @abstractmethod
-    async def read(self, after: AnyPosition, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, AnyPosition]:
-        """The page after a position, and its own position."""
+    async def read(self, after: AnyPosition, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, AnyPosition, bool]:
+        """The page after a position, its own position, and whether an open transaction may have held what comes after it."""
 
     @abstractmethod
     async def now(self) -> AnyPosition:
@@ -103,8 +103,8 @@ class OwnFeed(Feed[Position]):
         super().__init__(execution)
         self._is_known = False
 
-    async def read(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, Position]:
-        """The page after a position, and its own position."""
+    async def read(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, Position, bool]:
+        """See Feed."""
         rows, looked = await self._rows(after, filter, limit)
         first = rows[0]
         if after.transaction == BEGINNING.transaction:
@@ -125,7 +125,7 @@ class OwnFeed(Feed[Position]):
             position = Position(told[-1]["transaction"], last.timestamp.astimezone(UTC).isoformat(), str(last.id), after.known)
         # What is read on for is not held.
         is_held = is_caught_up and not states and first["is_open"] == "true"
-        return FeedPage(states, positions.encode(position), is_caught_up, await self._blockers() if is_held else ()), position
+        return FeedPage(states, positions.encode(position), is_caught_up, await self._blockers() if is_held else ()), position, is_held
 
     async def _rows(self, after: Position, filter: FlowRunStateFilter | None, limit: int) -> tuple[list[asyncpg.Record], int]:
         """One row more than the page has, if there is one, and how many states were looked at for them at most."""
@@ -161,7 +161,7 @@ class PrefectFeed(Feed[PrefectPosition]):
         super().__init__(execution)
         self._slack, self._interval = timedelta(seconds=slack), f"{slack:f} seconds"
 
-    async def read(self, after: PrefectPosition, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, PrefectPosition]:
+    async def read(self, after: PrefectPosition, filter: FlowRunStateFilter | None, limit: int) -> tuple[FeedPage, PrefectPosition, bool]:
         """See Feed. Before the first page of all it asks up to where one may be told."""
         if after == PREFECTS_BEGINNING:
             after = await self._looked(after)
@@ -186,7 +186,7 @@ class PrefectFeed(Feed[PrefectPosition]):
             bound = position.bound
             is_next = bound != PREFECTS_BEGINNING.bound and time_of(first["waiting"]) < datetime.fromisoformat(bound) - self._slack
             is_caught_up, blocked_by = not is_next, () if states or is_next else await self._blockers(self._interval, is_joined)
-        return FeedPage(states, positions.encode(position), is_caught_up, blocked_by), position
+        return FeedPage(states, positions.encode(position), is_caught_up, blocked_by), position, first["waiting"] is not None
 
     async def now(self) -> PrefectPosition:
         """See Feed. From `slack` before the oldest transaction on that is open, as what is sent by it or later may have such a time."""

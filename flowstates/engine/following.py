@@ -16,7 +16,7 @@ from flowstates.filters import FlowRunStateFilter
 
 ANSWER = 30.0
 """Seconds that a page may take, waiting for a connection included. Else a network that passes nothing on would end a feed unseen."""
-_HELD = 0.5  # seconds at most between two looks, while a transaction holds what is there: nobody gives a sign when that ends
+_HELD = 0.5  # seconds at most between two looks, where a transaction may hold what is there: nobody gives a sign when that ends
 _LONG = 10.0  # seconds that a feed is held until the log says so
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds, after a lost connection; twice as long each time
 
@@ -31,7 +31,7 @@ async def follow(
             wake.clear()  # before it is looked: what is said from here on is looked for again
         try:
             async with asyncio.timeout(ANSWER):
-                was, (page, after) = after, await feed.read(after, filter, limit)
+                was, (page, after, may_be_held) = after, await feed.read(after, filter, limit)
         except BROKEN as error:
             if not (is_retryable(error) and feed.can_reconnect()):
                 raise
@@ -51,7 +51,7 @@ async def follow(
             has_said = True
             LOG.warning("a feed is held by %s", named(page.blocked_by))
         if page.is_caught_up:
-            await _wait(min(poll, _HELD) if page.blocked_by else poll, wake)
+            await _wait(min(poll, _HELD) if may_be_held else poll, wake)
 
 
 def named(blockers: Sequence[Blocker]) -> str:
