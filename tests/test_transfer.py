@@ -104,6 +104,7 @@ def test_a_refused_state_is_named_and_the_others_stay(migrated: str) -> None:
         (line(message="\0"), "line 2: message: holds a NUL"),
         (line(unknown=1), "line 2: unknown: "),
     ],
+    ids=["no id", "cut off", "no key", "no object", "type", "no zone", "NUL", "unknown"],  # a line has other ids in each process
 )
 def test_a_bad_line_is_named(migrated: str, bad: str, message: str) -> None:
     done = flowstates(migrated, "import", "-", given=line() + bad)

@@ -229,7 +229,9 @@ def test_ctrl_c_ends_an_import_that_waits_for_its_input(times: int, migrated: st
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip", gzip.compress(line().encode(), mtime=0)[:-9], gzip.compress(b"x" * 1000, mtime=0)[:15] + b"\xff" * 30]
+    "content",
+    [b"no gzip", gzip.compress(line().encode(), mtime=0)[:-9], gzip.compress(b"x" * 1000, mtime=0)[:15] + b"\xff" * 30],
+    ids=["no gzip", "cut off", "garbled"],  # a line's ids are new in each process, and these are to be alike in all
 )
 def test_a_broken_archive_is_bad_input(content: bytes, migrated: str, tmp_path: Path) -> None:
     file = tmp_path / "states.jsonl.gz"
