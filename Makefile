@@ -20,7 +20,7 @@ example: $(VENV)/test.stamp ## a small service with its pages, on a server that 
 	@cd examples/service && exec $(abspath $(VENV))/bin/python -m service
 
 test: $(VENV)/test.stamp ## all tests, on the server that FLOWSTATES_TEST_POSTGRES says: auto, embedded, container or an address
-	@echo "all tests: about 7 minutes on two cores"
+	@echo "all tests: about 9 minutes on two cores"
 	@$(PYTEST)
 
 check: $(VENV)/test.stamp $(VENV)/lint.stamp test ## style, types, imports, and the tests on one server
