@@ -299,7 +299,7 @@ async def test_writers_at_once_all_succeed_at_any_isolation_that_is_the_default(
 
 
 async def test_a_batch_inside_a_session_of_sqlalchemy_is_undone_and_committed_with_it(own_database: str) -> None:
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(own_database))
+    engine = create_async_engine(own_database.replace("postgresql:", "postgresql+asyncpg:", 1))
     async with connected(own_database) as plain:
         await plain.execute("create table effect (state_id uuid not null)")
         feed, state = FlowRunStateFeed(plain), await FlowRunStateRepository(plain).create_flow_run_state(uuid4(), "RUNNING")
