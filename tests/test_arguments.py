@@ -21,7 +21,7 @@ import asyncpg
 import pytest
 import uuid_utils
 from asyncpg.pgproto import pgproto
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -375,6 +375,7 @@ def test_a_constructor(loop: asyncio.AbstractEventLoop, connection_of_the_module
 
 @examples
 @given(st.sampled_from([migrate, check, check_plans]), st.sampled_from(["pool_or_connection", "layout", "timeout"]), anything)
+@example(check_plans, "layout", Word.OURS)
 def test_what_looks_at_a_database(
     loop: asyncio.AbstractEventLoop, connection_of_the_module: Connection, call: Callable[..., Awaitable[object]], parameter: str, value: Any
 ) -> None:

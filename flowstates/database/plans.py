@@ -166,6 +166,7 @@ async def check_plans(pool_or_connection: PoolOrConnection, *, layout: Layout = 
     `timeout` is in seconds, for all of it; on a connection of the caller's the end of the transaction is waited for.
     """
     execution = Execution(pool_or_connection, layout)
+    layout = execution.layout
     timeout = seconds(timeout)
     async with asyncio.timeout(timeout), execution.connection() as connection, AsyncExitStack() as stack:
         if not connection.is_in_transaction():
