@@ -104,7 +104,9 @@ async def load(connection: Connection, layout: Layout, *, first: int = 1, fillfa
         await connection.execute(_UNTIMED)
     await connection.execute("reset session_replication_role")
     index = f"uq_flow_run_state__flow_run_id_timestamp{'_desc' if layout == 'prefect' else ''}"
-    await connection.execute(f"alter index {index} set (fillfactor = {fillfactor}); reindex index {index}")
+    # Not in one transaction, which autovacuum and this would wait for in turn.
+    await connection.execute(f"alter index {index} set (fillfactor = {fillfactor})")
+    await connection.execute(f"reindex index {index}")
     await connection.execute("vacuum (analyze)")
 
 
