@@ -169,25 +169,13 @@ async def test_a_transaction_that_is_prepared_between_two_looks_holds_for_a_role
             await connection.execute("reset role")
 
 
-async def test_a_session_that_is_tracked_from_the_middle_of_a_transaction_on_skips_nothing(own: Pool) -> None:
+@pytest.mark.parametrize("tracked", ["never", "from the middle of the transaction on"])
+async def test_a_session_without_tracked_activities_skips_nothing(own: Pool, tracked: str) -> None:
     feed = feed_of(own)
     async with own.acquire() as slow:
         await slow.execute("set track_activities = off")
         async with slow.transaction():
-            await slow.execute("set track_activities = on")
-            await slow.execute("select")
-            quick = await create(own)
-            _, begin = await watched(feed, None)
-            late = await create(slow)
-            page = await held(feed, begin, slow.get_server_pid())
-        assert (await told(feed, page.position, [late, quick]))[0] == [late, quick]
-
-
-async def test_a_session_without_tracked_activities_skips_nothing(own: Pool) -> None:
-    feed = feed_of(own)
-    async with own.acquire() as slow:
-        await slow.execute("set track_activities = off")
-        async with slow.transaction():
+            await slow.execute("select" if tracked == "never" else "set track_activities = on")
             await slow.execute("select")
             quick = await create(own)
             _, begin = await watched(feed, None)
