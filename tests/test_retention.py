@@ -226,6 +226,24 @@ async def test_the_oldest_run_says_why_it_is_there(own_pool: Pool) -> None:
     assert await oldest() == (young, "young")
 
 
+async def test_the_oldest_run_is_ahead_only_of_a_pass_that_has_not_come_to_it(own_pool: Pool) -> None:
+    retention = FlowRunStateRetention(own_pool)
+    first, second, third = await make(own_pool, 3)
+    thinning: dict[str, Any] = {"older_than": DAY, "keep": Keep(first=True), "batch_size": 1, "max_batches": 1}
+    report = await retention.prune(**thinning)
+    assert (report.runs, report.is_done, report.oldest and report.oldest[::3]) == (1, False, (first, "kept"))
+    # Of types the first that is asked for comes first.
+    report = await retention.prune(types=["FAILED", "COMPLETED"], **thinning | {"max_batches": 2})
+    assert report.oldest is not None
+    assert report.oldest[::3] == (first, "kept")
+    async with own_pool.acquire() as other, other.transaction():
+        await other.execute("select from flow_run where id = $1 for update", first)
+        report = await retention.prune(older_than=DAY, batch_size=1, max_batches=1)
+    assert (report.runs, report.is_done, report.oldest and report.oldest[::3]) == (1, False, (first, "passed"))
+    report = await retention.prune(older_than=DAY, batch_size=1, max_batches=1)
+    assert (report.runs, report.oldest and report.oldest[::3]) == (1, (third, "ahead")), second
+
+
 # What goes, and what comes between
 
 

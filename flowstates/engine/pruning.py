@@ -25,6 +25,7 @@ from flowstates.records import StateType
 from flowstates.values import counted
 
 _NO_ID = str(UUID(int=0))
+_BEGIN = "-infinity"
 _STATES_A_RUN = 10  # a first guess
 _GOOD_BATCHES = 10  # in a row, before a batch that was made smaller for a time limit grows again
 _MOST_IDS = 1_000  # that are remembered of runs that were held
@@ -248,11 +249,22 @@ class Pass:
             why = "young"
         elif id_ in self._held_ids:
             why = "held"
-        elif self._position is not None:
+        elif self._is_ahead(id_, type_, timestamp):
             why = "ahead"
         else:
             why = "passed" if self._policy.keep is None else "kept"
         return OldestRun(UUID(id_), type_, timestamp, why)
+
+    def _is_ahead(self, id: str, type_: StateType, timestamp: datetime) -> bool:
+        """Whether the pass has not come to a run."""
+        if self._position is None:
+            return False
+        at, order = self._position, self._policy.types.index
+        if self._execution.layout == "prefect":
+            return id > at.id
+        if type_ is not at.type:
+            return order(type_) > order(at.type)
+        return at.timestamp == _BEGIN or (timestamp, id) > (datetime.fromisoformat(at.timestamp), at.id)
 
     def _report(self, oldest: OldestRun | None) -> PruneReport:
         is_done = self._position is None
@@ -263,7 +275,7 @@ class Pass:
     def _begin(self, number: int) -> _Position | None:
         types = self._policy.types
         id_ = "" if self._execution.layout == "prefect" else _NO_ID
-        return _Position(types[number], "-infinity", id_) if number < len(types) else None
+        return _Position(types[number], _BEGIN, id_) if number < len(types) else None
 
     def _encoded(self) -> str | None:
         if self._position is None:
