@@ -96,6 +96,7 @@ docs: ## builds the pages under docs as a site, in build/site; a warning is an e
 .PHONY: site
 site: $(VENV)/docs.stamp
 	@$(VENV)/bin/zensical build --clean --strict
+	@echo "to look at it: $(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 release-check: ## builds the package as it is released, and installs it in empty environments, with each extra
 	@$(MAKE) --no-print-directory released VENV=.venvs/release PYTHON="$$(tools/find-python oldest)"

@@ -14,7 +14,7 @@ from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.consuming import ConsumerPosition, FeedBatch
 from flowstates.engine.feeding import Blocker, FeedPage
 from flowstates.engine.pages import FlowRunStatePage
-from flowstates.engine.policies import Keep, PruneReport
+from flowstates.engine.policies import Keep, OldestRun, PruneReport
 from flowstates.engine.retries import is_retryable
 from flowstates.errors import (
     ContentionError,
@@ -65,6 +65,7 @@ __all__ = [
     "MigrationError",
     "Mismatch",
     "NewFlowRunState",
+    "OldestRun",
     "PoolOrConnection",
     "PruneReport",
     "ReadOnlyLayoutError",

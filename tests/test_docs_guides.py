@@ -12,10 +12,20 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from flowstates import FlowRunStateRepository, StateType, UnexpectedStateError, create_pool, migrate, new_run_id
+from flowstates import (
+    ContentionError,
+    FlowRunStateRepository,
+    InvalidInputError,
+    StateType,
+    UnexpectedStateError,
+    create_pool,
+    migrate,
+    new_run_id,
+)
 from flowstates.engine import queries
 from flowstates.values import Layout
 from tests.conftest import Connection, Pool
@@ -33,9 +43,9 @@ TOUR, EMBEDDED = blocks_of("docs/tour.md", "python")
 CLAIM, WORKER, JOBS = blocks_of("docs/worker.md", "python")
 (BACKFILL,) = blocks_of("docs/imports.md", "python")
 (ASKING,) = blocks_of("docs/asking.md", "python")
-(WITH_SQLALCHEMY,) = blocks_of("docs/sqlalchemy.md", "python")
+WITH_SQLALCHEMY, RUNS_OF_SQLALCHEMY = blocks_of("docs/sqlalchemy.md", "python")
 (ON_PREFECT,) = blocks_of("docs/prefect.md", "python")
-(SERVICE,) = blocks_of("docs/service.md", "python")
+SERVICE, ERRORS = blocks_of("docs/service.md", "python")
 (POOLER,) = blocks_of("docs/pgbouncer.md", "python")
 (OWN_SCHEMA,) = blocks_of("docs/backup.md", "python")
 (AFTER_RESTORE,) = blocks_of("docs/backup.md", "sh")
@@ -122,6 +132,8 @@ async def test_with_sqlalchemy(dsn: str, pool: Pool) -> None:
     async with AsyncSession(engine) as session:
         assert await drop(session, str(state.id)) is True
         await session.rollback()
+        pending = await states.create_flow_run_state(new_run_id(), StateType.PENDING)
+        assert pending.flow_run_id in await names_of(RUNS_OF_SQLALCHEMY)["waiting"](session)
         assert await states.read_flow_run_state(state.id) == state
         assert await drop(session, str(state.id)) is True
         await session.commit()
@@ -156,6 +168,29 @@ def test_a_services_whole_life(own_dsn: str, monkeypatch: pytest.MonkeyPatch) ->
         return tuple(row)  # type: ignore[arg-type]
 
     assert asyncio.run(stored()) == (run, "lost worker")
+
+
+def test_errors_are_answered_by_what_they_are() -> None:
+    app = FastAPI()
+    names_of(ERRORS)["answer_errors"](app)
+    id = new_run_id()
+    raised = {
+        "input": (InvalidInputError("name", "is empty"), 422),
+        "state": (UnexpectedStateError(None, id, "PENDING"), 409),
+        "others": (ContentionError("five tries"), 503),
+        "away": (ConnectionRefusedError(), 503),
+        "slow": (TimeoutError(), 503),
+        "broken": (asyncpg.ConnectionDoesNotExistError(), 503),
+        "undone": (asyncpg.SerializationError(), 503),
+        "mistake": (asyncpg.UndefinedTableError(), 500),
+    }
+
+    @app.get("/{name}")
+    async def fail(name: str) -> None:
+        raise raised[name][0]
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert {name: client.get(f"/{name}").status_code for name in raised} == {name: status for name, (_, status) in raised.items()}
 
 
 async def test_prefects_tables_of_the_tests_do_what_the_page_says(connection: Connection) -> None:

@@ -161,6 +161,10 @@ async def test_a_parameter_that_is_none_is_refused_by_name(filled: Pool, layout:
             (["query", "types"], "types: is no parameter")
         ]
         assert (await client.get("/flow_runs/states?key=sesame&user=me&type=RUNNING")).status_code == 200
+        for path in ("/", f"/runs/{RUNS[0]}"):
+            page = await client.get(f"{path}?types=RUNNING")
+            assert (page.status_code, "types: is no parameter" in page.text) == (422, True)
+            assert (await client.get(f"{path}?key=sesame&user=me")).status_code == 200
 
 
 async def test_a_plus_that_was_not_escaped_is_one(client: Client) -> None:
@@ -253,6 +257,12 @@ async def test_a_dependency_gives_a_repository_whose_pool_is_opened_later(filled
     async with client_of(app) as client:
         assert len((await client.get(f"/states/flow_runs/{RUNS[0]}/states")).json()) == 3
         assert (await client.get("/states/")).status_code == 200
+
+
+async def test_what_gives_no_repository_is_refused_by_name(filled: Pool) -> None:
+    async with client_of(app_of(lambda: filled)) as client:
+        with pytest.raises(InvalidInputError, match=r"^states: gave a Pool, not a FlowRunStateRepository$"):
+            await client.get("/flow_runs/states")
 
 
 def test_what_gives_no_repository_is_refused() -> None:

@@ -115,7 +115,8 @@ def counts(
     if json:
         print_json_lines(json_format.dumps({"at": json_time(count.at), "counts": count.counts}) for count in found)
     if not any(any(count.counts.values()) for count in found):
-        end_with_nothing(f"no {'runs' if occupancy else 'states'} {_from_to(begin, end)}")
+        what = "no runs at the beginnings of these steps," if occupancy else "no states"
+        end_with_nothing(f"{what} {_from_to(begin, end)}")
     if not json:
         print_counts(Console(), found, step, of_runs=occupancy, whole=is_file(output(of_a_picture=True)))
 

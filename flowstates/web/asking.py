@@ -73,6 +73,11 @@ class AskedRuns(NamedTuple):
         types = tuple(StateType[text.upper()] for text in query.getlist("type") if text.upper() in StateType.__members__)
         return cls(types, query.get("name", ""), query.get("run", "").strip(), None, None, None)
 
+    @staticmethod
+    def parameters() -> tuple[str, ...]:
+        """The names under which it is asked for."""
+        return tuple("type" if field == "types" else field for field in AskedRuns._fields)
+
     @property
     def is_narrowed(self) -> bool:
         """Whether anything is asked for but the first page of all runs."""

@@ -135,6 +135,11 @@ async def run(states: FlowRunStateRepository, run_id: UUID, query: QueryParams, 
     )
 
 
+def refused(error: InvalidInputError, back: str) -> Response:
+    """The page that says that something cannot be asked for."""
+    return _of_an_error(error, back=back)
+
+
 def unreachable(back: str) -> Response:
     """The page that says that there is no connection to the database."""
     return _page("error.html", 503, title="No answer", message="The database cannot be reached. Try again later.", back=back)
@@ -205,10 +210,10 @@ def _analytics(states: FlowRunStateRepository) -> FlowRunStateAnalytics:
 
 async def _occupancy(analytics: FlowRunStateAnalytics, now: datetime) -> dict[str, Any]:
     """What the chart of the last day is made of; without `svg` where it cannot be had, which says `why`."""
-    begin = now - _A_DAY
-    begin -= timedelta(minutes=begin.minute % 15, seconds=begin.second, microseconds=begin.microsecond)
+    # Not at whole quarters: the last look is now, so that a first run shows at once.
+    begin, end = now - _A_DAY, now + timedelta(microseconds=1)
     try:
-        counts = await analytics.count_occupancy(since=begin, until=now, step=_STEP, timeout=_PATIENCE_FOR_A_CHART)
+        counts = await analytics.count_occupancy(since=begin, until=end, step=_STEP, timeout=_PATIENCE_FOR_A_CHART)
     except TimeoutError:
         return {"svg": None, "why": f"The chart is left out: the database took more than {_PATIENCE_FOR_A_CHART:.0f} seconds for it."}
     except UnreadableRowError as error:

@@ -18,7 +18,7 @@ from flowstates.records import StateType
 from flowstates.repository import FlowRunStateRepository
 from flowstates.values import kind_of
 from flowstates.web import pages
-from flowstates.web.asking import time_of
+from flowstates.web.asking import AskedRuns, time_of
 from flowstates.web.bodies import PATIENCE, RestPage, RestState, not_found, page_answer, read_as_prefect, state_answer, states_answer, status_codes
 
 Dependency: TypeAlias = Callable[..., Any]
@@ -40,7 +40,8 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
     - `GET /flow_run_states/{id}` and `GET /flow_run_states/?flow_run_id=` are Prefect's, with its bodies and status codes: its own client reads from
       here, with a prefix of `/api` if it is told no other.
     - `GET /flow_runs/states` is a page of states, by the parameters of FlowRunStateFilter and of `read_flow_run_state_page`: `flow_run_id`, `id`,
-      `type` and `name` may be repeated. A parameter that is none of these, nor declared to FastAPI by one of `dependencies`, is refused.
+      `type` and `name` may be repeated. A parameter that is none of these, nor declared to FastAPI by one of `dependencies`, is refused; so it is
+      on the pages.
     - `GET /flow_runs/{id}/states` has the states of one run, oldest first.
     - `GET /` is a page of HTML with the runs, and `GET /runs/{id}` one with a run. They need nothing from elsewhere, and their links are relative.
 
@@ -52,7 +53,13 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
         raise InvalidInputError("states", f"is {kind_of(states)}, not a FlowRunStateRepository or a function that gives one")
     router = APIRouter(**options)
     given: Dependency = states if not isinstance(states, FlowRunStateRepository) else lambda: states
-    States: TypeAlias = Annotated[FlowRunStateRepository, Depends(given)]
+
+    async def repository(found: Annotated[object, Depends(given)]) -> FlowRunStateRepository:
+        if not isinstance(found, FlowRunStateRepository):
+            raise InvalidInputError("states", f"gave {kind_of(found)}, not a FlowRunStateRepository")
+        return found
+
+    States: TypeAlias = Annotated[FlowRunStateRepository, Depends(repository)]
 
     @_get(router, "/flow_run_states/{id:uuid}", response_model=RestState, responses={404: {"description": "There is no such state"}})
     async def read_flow_run_state(states: States, id: Annotated[UUID, Path(description="The state's id")]) -> Response:
@@ -115,11 +122,15 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
     @_get(router, "/", include_in_schema=False)
     async def show_runs(states: States, request: Request) -> Response:
         """The runs, as a page of HTML."""
+        if unknown := _unknown(request, *AskedRuns.parameters()):
+            return pages.refused(unknown[0], back="?")
         return await pages.runs(states, request.query_params, datetime.now(UTC))
 
     @_get(router, "/runs/{id:uuid}", include_in_schema=False)
     async def show_run(states: States, request: Request, id: UUID) -> Response:
         """A run, as a page of HTML."""
+        if unknown := _unknown(request, "last", "seen"):
+            return pages.refused(unknown[0], back=f"../runs/{id}")
         return await pages.run(states, id, request.query_params, datetime.now(UTC))
 
     return router
@@ -137,13 +148,17 @@ def _get(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], E
 
 
 def _refuse_unknown(request: Request) -> None:
-    """A parameter that nothing asks for, as `types` for `type`, would let all states through."""
-    known = _names(request.scope["route"].dependant)
-    if unknown := [name for name in dict.fromkeys(request.query_params) if name not in known]:
-        there_are = f"there are {', '.join(sorted(known))}"
+    if unknown := _unknown(request):
         raise RequestValidationError(
-            [{"type": "extra_forbidden", "loc": ("query", name), "msg": f"{name}: is no parameter; {there_are}", "input": None} for name in unknown]
+            [{"type": "extra_forbidden", "loc": ("query", error.field), "msg": str(error), "input": None} for error in unknown]
         )
+
+
+def _unknown(request: Request, *own: str) -> list[InvalidInputError]:
+    """A parameter that nothing asks for, as `types` for `type`, would let all states through."""
+    known = _names(request.scope["route"].dependant).union(own)
+    there_are = f"is no parameter; there are {', '.join(sorted(known))}"
+    return [InvalidInputError(name, there_are) for name in dict.fromkeys(request.query_params) if name not in known]
 
 
 def _names(dependant: Any) -> set[str]:
