@@ -17,7 +17,7 @@ demo: $(VENV)/test.stamp ## shows a run's history on a server that it starts for
 	@$(VENV)/bin/flowstates demo
 
 example: $(VENV)/test.stamp ## a small service with its pages, on a server that it starts, until Ctrl-C
-	@cd examples/service && exec $(abspath $(VENV))/bin/python -m service
+	@cd examples/service && exec "$(CURDIR)/$(VENV)/bin/python" -m service
 
 test: $(VENV)/test.stamp ## all tests, on the server that FLOWSTATES_TEST_POSTGRES says: auto, embedded, container or an address
 	@echo "all tests: about 9 minutes on two cores"
@@ -27,12 +27,12 @@ check: $(VENV)/test.stamp $(VENV)/lint.stamp test ## style, types, imports, and 
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	cd examples/service && $(abspath $(VENV))/bin/mypy --cache-dir $(abspath .mypy_cache)/example
+	cd examples/service && "$(CURDIR)/$(VENV)/bin/mypy" --cache-dir "$(CURDIR)/.mypy_cache/example"
 	@# What a user sees, whose mypy has no plugin.
 	$(VENV)/bin/python -m tests.examples
 	$(VENV)/bin/mypy --strict --config-file= build/examples tests/test_types.py
 	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
-	@report=$$(PATH="$(abspath $(VENV))/bin:$$PATH" basedpyright --verifytypes flowstates --ignoreexternal) || { echo "$$report"; exit 1; }
+	@report=$$(PATH="$(CURDIR)/$(VENV)/bin:$$PATH" basedpyright --verifytypes flowstates --ignoreexternal) || { echo "$$report"; exit 1; }
 	$(VENV)/bin/lint-imports
 
 legs: leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web ## the tests that can differ, on other servers, Pythons and versions
