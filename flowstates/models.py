@@ -19,27 +19,38 @@ from flowstates.engine.sessions import SessionOrConnection, is_of_sqlalchemy, jo
 from flowstates.errors import InvalidInputError
 from flowstates.records import FlowRunState
 from flowstates.repository import FlowRunStateRepository
-from flowstates.values import Layout, kind_of
+from flowstates.values import Layout, kind_of, to_uuid
 
 _LAYOUT = "flowstates.layout"
 
 
 async def read_flow_run_state(session: SessionOrConnection, flow_run_state_id: UUID | str) -> FlowRunState | None:
     """One state by its id; None for an unknown id."""
+    id = _id("flow_run_state_id", flow_run_state_id)
     async with _states(session) as states:
-        return await states.read_flow_run_state(flow_run_state_id)
+        return await states.read_flow_run_state(id)
 
 
 async def read_flow_run_states(session: SessionOrConnection, flow_run_id: UUID | str) -> list[FlowRunState]:
     """The states of one run, oldest first; empty for an unknown run."""
+    id = _id("flow_run_id", flow_run_id)
     async with _states(session) as states:
-        return await states.read_flow_run_states(flow_run_id)
+        return await states.read_flow_run_states(id)
 
 
 async def delete_flow_run_state(session: SessionOrConnection, flow_run_state_id: UUID | str) -> bool:
     """Deletes one state by its id; whether there was one."""
+    id = _id("flow_run_state_id", flow_run_state_id)
     async with _states(session) as states:
-        return await states.delete_flow_run_state(flow_run_state_id)
+        return await states.delete_flow_run_state(id)
+
+
+def _id(field: str, value: object) -> UUID:
+    # Before the session is joined, which sends what was added to it.
+    try:
+        return to_uuid(value)
+    except ValueError as error:
+        raise InvalidInputError(field, str(error)) from None
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import httpx2
 import pytest
 
@@ -90,6 +91,36 @@ async def test_while_its_database_is_down_it_says_so_in_a_line_a_request(dsn: st
         _, errors = await asyncio.to_thread(process.communicate, timeout=60)
     lines = errors.splitlines()
     assert [line.split(": ")[:2] for line in lines] == [[f"GET /{path}", "503"] for path in paths], errors
+
+
+async def test_what_its_database_refuses_is_a_line_a_request_too(own_database: str) -> None:
+    with serving("--database-url", own_database) as (address, process):
+        connection = await asyncpg.connect(own_database)
+        await connection.execute("alter table flow_run_state rename to x")
+        await connection.close()
+        for path in ("", "flow_runs/states"):
+            status, text = await asyncio.to_thread(text_of, address + path)
+            assert (status, "The database refuses: relation" in text) == (500, True), (path, text)
+        process.send_signal(signal.SIGINT)
+        _, errors = await asyncio.to_thread(process.communicate, timeout=60)
+    assert [line.split(": ")[:2] for line in errors.splitlines()] == [["GET /", "500"], ["GET /flow_runs/states", "500"]]
+
+
+def test_a_role_that_may_not_read_all_is_told_at_the_start(own_database: str) -> None:
+    role = f"reader_{uuid4().hex[:8]}"
+
+    async def execute(text: str) -> None:
+        connection = await asyncpg.connect(own_database)
+        await connection.execute(text)
+        await connection.close()
+
+    asyncio.run(execute(f"create role {role} login; grant select on flow_run_state to {role}"))
+    try:
+        done = run("serve", "--port", "0", "--database-url", re.sub("//[^@]*@", f"//{role}@", own_database))
+        assert done.code == 3
+        assert "flow_run" in done.err
+    finally:
+        asyncio.run(execute(f"drop owned by {role}; drop role {role}"))
 
 
 def test_a_name_of_another_site_for_this_address_is_refused(dsn: str) -> None:

@@ -104,6 +104,18 @@ async def test_what_is_no_session_is_refused_by_name(dsn: str, pool: Pool) -> No
                 assert str(caught.value) == f"session: {message}"
 
 
+async def test_an_id_is_looked_at_before_anything_is_sent(dsn: str) -> None:
+    async with AsyncSession(engine_on(dsn)) as session:
+        for call, field in (
+            (models.read_flow_run_state, "flow_run_state_id"),
+            (models.read_flow_run_states, "flow_run_id"),
+            (models.delete_flow_run_state, "flow_run_state_id"),
+        ):
+            with pytest.raises(InvalidInputError, match=f"^{field}: "):
+                await call(session, "nope")
+            assert not session.in_transaction()
+
+
 @pytest.mark.once
 async def test_a_state_of_prefects_takes_prefect(pool: Pool) -> None:
     state = await FlowRunStateRepository(pool).create_flow_run_state(uuid4(), "RUNNING")

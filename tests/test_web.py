@@ -10,17 +10,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from html import unescape
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import asyncpg
 import httpx2
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.security import APIKeyQuery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from flowstates import FlowRunStateRepository, InvalidInputError, NewFlowRunState, StateType, create_pool
 from flowstates.engine import cursors
@@ -147,30 +148,65 @@ async def test_a_page_of_states_has_filters_and_cursors(client: Client) -> None:
     assert await ids(f"limit=4&cursor={page['next']}") == of(4, 5)
 
 
-async def test_a_parameter_that_is_none_is_refused_by_name(filled: Pool, layout: Layout) -> None:
-    states = FlowRunStateRepository(filled, layout=layout)
-    key = APIKeyQuery(name="key", auto_error=False)
+class Tenant(BaseModel):
+    tenant: str = ""
 
-    def who(user: str = "") -> None:
-        """Takes a parameter of its own."""
 
-    async with client_of(app_of(states, dependencies=[Depends(key), Depends(who)])) as client:
-        answer = await client.get("/flow_runs/states?types=RUNNING")
-        assert answer.status_code == 422
-        assert [(error["loc"], error["msg"].partition(";")[0]) for error in answer.json()["detail"]] == [
-            (["query", "types"], "types: is no parameter")
-        ]
-        assert (await client.get("/flow_runs/states?key=sesame&user=me&type=RUNNING")).status_code == 200
-        for path in ("/", f"/runs/{RUNS[0]}"):
-            page = await client.get(f"{path}?types=RUNNING")
-            assert (page.status_code, "types: is no parameter" in page.text) == (422, True)
-            assert (await client.get(f"{path}?key=sesame&user=me")).status_code == 200
+def who(of: Annotated[Tenant, Query()], user_name: str = "") -> None:
+    """Takes parameters of its own."""
+
+
+@pytest.mark.parametrize("where", ["router", "include_router", "application"])
+async def test_a_parameter_of_a_dependency_passes_wherever_that_is_declared(filled: Pool, layout: Layout, where: str) -> None:
+    depends = [Depends(APIKeyQuery(name="key")), Depends(who)]
+    app = FastAPI(dependencies=depends if where == "application" else [])
+    router = create_router(FlowRunStateRepository(filled, layout=layout), dependencies=depends if where == "router" else [])
+    app.include_router(router, dependencies=depends if where == "include_router" else [])
+    async with client_of(app) as client:
+        for path in ("/flow_runs/states", "/", f"/runs/{RUNS[0]}"):
+            assert (await client.get(f"{path}?key=sesame&user_name=me&tenant=a")).status_code == 200
+            assert (await client.get(path)).status_code in (401, 403)
+
+
+WRONG = ["types=RUNNING", "status=RUNNING", "Type=RUNNING", "from=2h", "sinse=2h", "name=a&nmae=b", "cursor=x&cursor=y", "since=2h&since=1h"]
+WRONG_OF_PAGES = ["name=a&name=b", "run=x&run=y", "flow_run_id=x"]
+WRONG_OF_STATES = ["current=true&current=false", "limit=1&limit=2", "run=x", "ids=x", "since=", "until="]
+
+
+async def test_a_parameter_that_would_let_more_through_than_is_meant_is_refused_by_name(client: Client) -> None:
+    for path, queries in (
+        ("/flow_runs/states", WRONG + WRONG_OF_STATES),
+        ("/", WRONG + WRONG_OF_PAGES),
+        (f"/runs/{RUNS[0]}", ["last=1&last=2", "lasts=1"]),
+    ):
+        for query in queries:
+            answer = await client.get(f"{path}?{query}")
+            said = answer.json()["detail"][0]["msg"] if path == "/flow_runs/states" else answer.text
+            assert answer.status_code == 422, (path, query)
+            assert any(f"{part.partition('=')[0]}: is " in said for part in query.split("&")), (path, query, said)
+    # A form sends its empty fields.
+    assert (await client.get("/?name=&run=&since=&until=&type=RUNNING&type=FAILED")).status_code == 200
 
 
 async def test_a_plus_that_was_not_escaped_is_one(client: Client) -> None:
     for since in ("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:00.5+0000"):
         for path in ("/flow_runs/states", "/"):
             assert (await client.get(f"{path}?since={since}")).status_code == 200, since
+
+
+async def test_what_another_method_is_told(client: Client) -> None:
+    for path in ("/", f"/runs/{RUNS[0]}", f"/flow_run_states/{STATES[0].id}", "/flow_run_states/", "/flow_runs/states"):
+        for answer in (await client.post(path), await client.options(path)):
+            assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, {"GET", "HEAD"})
+
+
+async def test_a_page_of_large_states_is_bounded(client: Client, filled: Pool, layout: Layout) -> None:
+    run, large = uuid4(), "x" * 20_000
+    times = [minutes_ago(9 - number / 100) for number in range(200)]
+    await insert(filled, layout, [NewFlowRunState(flow_run_id=run, type=_R, timestamp=at, message=f"first\n{large}", data=[large]) for at in times])
+    page = (await client.get(f"/runs/{run}?last=1000")).text
+    assert len(page) < 3_000_000
+    assert "more characters" in page
 
 
 async def test_head_is_answered(client: Client) -> None:

@@ -14,6 +14,7 @@ from flowstates.cli.database import Pool, ask_pool, exit_codes
 from flowstates.cli.options import DatabaseUrl, LayoutOption, layout_of, refuse_prefects_table
 from flowstates.cli.render import print_error_line, print_line
 from flowstates.errors import InvalidInputError
+from flowstates.filters import FlowRunStateFilter
 from flowstates.repository import FlowRunStateRepository
 
 _CONNECTIONS = 5
@@ -47,7 +48,8 @@ def serve(
         async with pool.acquire() as connection:
             await refuse_prefects_table(connection, chosen)
         states = FlowRunStateRepository(pool, layout=chosen.value)
-        await states.read_flow_run_state_page(limit=1)  # tables that are not there are told of now, not to who looks
+        # Tables that are not there or may not be read are told of now, not to who looks.
+        await states.read_flow_run_state_page(FlowRunStateFilter(current=True), limit=1)
         print_line(f"http://{app.LOOPBACK}:{listening.getsockname()[1]}/")
         sys.stdout.flush()
         await app.serve(states, listening, log=print_error_line)

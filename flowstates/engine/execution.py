@@ -40,7 +40,7 @@ _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
     "flowstates": {
         asyncpg.UndefinedTableError: "a table of flowstates is not on the search path: run `flowstates migrate`, or await flowstates.migrate(pool)",
         asyncpg.UndefinedColumnError: "these tables are not those that flowstates makes: `flowstates check` names what differs",
-        asyncpg.UndefinedObjectError: "this database is not as flowstates makes it: `flowstates check` names what differs",
+        asyncpg.UndefinedObjectError: "this database is not as flowstates makes it: run `flowstates migrate`, or `flowstates check` if that was done",
         **CURES,
         asyncpg.InsufficientPrivilegeError: "reading takes select on flow_run_state and flow_run; creating insert on both and update on flow_run; "
         "deleting delete on both, update on flow_run, and select, insert, update and delete on flowstates_pruned; reading a feed select on "

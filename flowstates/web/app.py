@@ -26,23 +26,23 @@ _OF_THE_DATABASE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inter
 def application(states: FlowRunStateRepository, log: Callable[[str], None]) -> FastAPI:
     """The router, for who is on this machine: a browser that another site's page tells a name of its own for this address is refused.
 
-    While the database cannot be reached it answers 503, and tells `log` why in a line a request.
+    While the database cannot be reached it answers 503, and 500 where it refuses; it tells `log` why in a line a request.
     """
 
-    async def unreachable(request: Request, error: Exception) -> Response:
-        if not is_retryable(error):
-            raise error
-        path = request.url.path
-        log(f"{request.method} {path}: 503: {str(error).partition(chr(10))[0] or type(error).__name__}")
+    async def failed(request: Request, error: Exception) -> Response:
+        status, path = 503 if is_retryable(error) else 500, request.url.path
+        said = str(error).partition("\n")[0] or type(error).__name__
+        log(f"{request.method} {path}: {status}: {said}")
+        message = "The database cannot be reached. Try again later." if status == 503 else f"The database refuses: {said}"
         if path == "/" or path.startswith("/runs/"):
-            return pages.unreachable("?" if path == "/" else "../")
-        return answer({"detail": "the database cannot be reached; try again later"}, 503)
+            return pages.failed(status, message, "?" if path == "/" else "../")
+        return answer({"detail": message}, status)
 
     app = FastAPI(title="flowstates", version=flowstates.__version__, docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"])
     app.include_router(create_router(states))
     for kind in _OF_THE_DATABASE:
-        app.add_exception_handler(kind, unreachable)
+        app.add_exception_handler(kind, failed)
     return app
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import NamedTuple
 from urllib.parse import urlencode
 
@@ -44,6 +46,35 @@ def type_of(text: str) -> StateType:
     return StateType[text.upper()]
 
 
+# What people call the same thing.
+_ALIKE = (
+    {"run", "run_id", "flow_run", "flow_run_id"},
+    {"type", "state", "status", "state_type"},
+    {"name", "state_name"},
+    {"since", "from", "after"},
+    {"until", "to", "before"},
+)
+_LIKENESS = 0.75  # of `types` and `type` it is 0.89, of `user_name` and `name` 0.62
+
+
+def wrong_parameters(query: QueryParams, single: Collection[str], repeatable: Collection[str]) -> list[InvalidInputError]:
+    """The parameters that would let more through than is meant: a name that is nearly one of ours, as `types` is, or one that is there twice.
+
+    Any other name passes. It may be a dependency's of the caller's, as a key for authentication is.
+    """
+    ours, found = sorted([*single, *repeatable]), []
+    for name in dict.fromkeys(query):
+        if name in single and len(query.getlist(name)) > 1:
+            found.append(InvalidInputError(name, "is there more than once"))
+        if name in ours:
+            continue
+        word = name.lower()
+        alike = [one for group in _ALIKE if word in group for one in ours if one in group]
+        if meant := alike or get_close_matches(word, ours, 1, _LIKENESS):
+            found.append(InvalidInputError(name, f"is no parameter: is {meant[0]} meant? There are {', '.join(ours)}"))
+    return found
+
+
 class AskedRuns(NamedTuple):
     """What the page of runs is asked for. Its times are times, whichever way they were said."""
 
@@ -72,11 +103,6 @@ class AskedRuns(NamedTuple):
         """What a form that cannot be asked for is filled with again: what was typed, without times and place."""
         types = tuple(StateType[text.upper()] for text in query.getlist("type") if text.upper() in StateType.__members__)
         return cls(types, query.get("name", ""), query.get("run", "").strip(), None, None, None)
-
-    @staticmethod
-    def parameters() -> tuple[str, ...]:
-        """The names under which it is asked for."""
-        return tuple("type" if field == "types" else field for field in AskedRuns._fields)
 
     @property
     def is_narrowed(self) -> bool:

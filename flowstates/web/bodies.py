@@ -2,7 +2,7 @@
 
 # Not with annotations from __future__: FastAPI reads the types of what is answered, for its documentation.
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,14 @@ class RestStateOfRun(RestState):
     """The same with the id of its run, which details need not have."""
 
     flow_run_id: str
+
+
+class RestInvalid(BaseModel):
+    """Why a request cannot be read, as Prefect says it."""
+
+    exception_message: str
+    exception_detail: list[dict[str, Any]]
+    request_body: None
 
 
 class RestPage(BaseModel):
@@ -74,7 +82,7 @@ def page_answer(page: FlowRunStatePage) -> Response:
 
 
 def _json(text: str, status: int = 200) -> Response:
-    return Response(text, status, {"X-Content-Type-Options": "nosniff"}, "application/json")
+    return Response(text, status, {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}, "application/json")
 
 
 def _text(state: FlowRunState, **more: str) -> str:
@@ -88,7 +96,7 @@ def _text(state: FlowRunState, **more: str) -> str:
         raise UnreadableRowError(state.id, "data", f"cannot be written as JSON: {error}") from None
 
 
-def read_as_prefect(type_: TypeAdapter[Any], given: dict[str, str], name: str) -> Any:
+def read_as_prefect(type_: TypeAdapter[Any], given: Mapping[str, str], name: str) -> Any:
     """The parameter of a query, or the answer that Prefect has where it cannot be read: 422 with three keys."""
     try:
         if name in given:
@@ -102,6 +110,12 @@ def read_as_prefect(type_: TypeAdapter[Any], given: dict[str, str], name: str) -
     return answer({"exception_message": "Invalid request received.", "exception_detail": errors, "request_body": None}, 422)
 
 
+def refuse(errors: Iterable[InvalidInputError]) -> None:
+    """Answers 422, as FastAPI has it, if there is one."""
+    if found := [{"type": "value_error", "loc": ("query", error.field), "msg": str(error), "input": None} for error in errors]:
+        raise RequestValidationError(found)
+
+
 @contextmanager
 def status_codes() -> Iterator[None]:
     """Errors as answers: input that cannot be asked for is 422 as FastAPI has it, a row that cannot be read 500, and what takes too long 503.
@@ -111,8 +125,9 @@ def status_codes() -> Iterator[None]:
     try:
         yield
     except InvalidInputError as error:
-        field = _FIELDS.get(error.field, error.field)
-        raise RequestValidationError([{"type": "value_error", "loc": ("query", field), "msg": f"{field}: {error.message}", "input": None}]) from error
+        # Of a list that has one value its place in it says nothing.
+        field, message = _FIELDS.get(error.field, error.field), error.message.removeprefix("0: ")
+        raise RequestValidationError([{"type": "value_error", "loc": ("query", field), "msg": f"{field}: {message}", "input": None}]) from error
     except UnreadableRowError as error:
         raise HTTPException(500, f"a stored row cannot be read: {error}") from error
     except TimeoutError as error:

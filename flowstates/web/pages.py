@@ -42,6 +42,7 @@ _STEP = timedelta(minutes=15)
 _QUARTERS = 4  # of the chart, each with its time
 _PATIENCE_FOR_A_CHART = 10.0  # seconds; the page comes without it then
 _MOST_OF_A_TEXT = 20_000  # characters, of a message or of data
+_MOST_OF_ALL_TEXTS = 2_000_000  # characters; a page of many states cuts each shorter
 
 _FOLDER = Path(__file__).parent / "templates"
 _TEMPLATES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -140,9 +141,9 @@ def refused(error: InvalidInputError, back: str) -> Response:
     return _of_an_error(error, back=back)
 
 
-def unreachable(back: str) -> Response:
-    """The page that says that there is no connection to the database."""
-    return _page("error.html", 503, title="No answer", message="The database cannot be reached. Try again later.", back=back)
+def failed(status: int, message: str, back: str) -> Response:
+    """The page that says that the database did not answer the question."""
+    return _page("error.html", status, title="No answer", message=escape(message), back=back)
 
 
 def _state_now(item: FlowRunState | UnreadableRow, now: datetime) -> dict[str, Any]:
@@ -178,12 +179,13 @@ def _chart(history: list[FlowRunState], now: datetime) -> dict[str, Any] | None:
         "is_whole": len(drawn) == len(history),
         "since": clock(drawn[0].timestamp, "minutes"),
         "until": clock(newest.timestamp if newest.type.is_terminal else max(now, newest.timestamp), "minutes"),
-        "age": sum(times_spent(history, now), timedelta()).total_seconds(),
+        "age": max(timedelta(), now - newest.timestamp).total_seconds(),
     }
 
 
 def _rows_of_states(items: list[FlowRunState | UnreadableRow], history: list[FlowRunState], now: datetime) -> list[dict[str, Any]]:
     times = iter(times_spent(history, now) if history else [])
+    most = min(_MOST_OF_A_TEXT, _MOST_OF_ALL_TEXTS // (3 * len(items)))
     rows: list[dict[str, Any]] = []
     for item, after in zip(items, [*items[1:], None], strict=True):
         if isinstance(item, UnreadableRow):
@@ -191,7 +193,7 @@ def _rows_of_states(items: list[FlowRunState | UnreadableRow], history: list[Flo
             continue
         time = next(times)
         # How long it took is not known where what came next has no time.
-        rows.append(_row_of_state(item, "" if isinstance(after, UnreadableRow) else spent_text(time, item, history[-1])))
+        rows.append(_row_of_state(item, "" if isinstance(after, UnreadableRow) else spent_text(time, item, history[-1]), most))
     return rows
 
 
@@ -272,20 +274,20 @@ def _unreadable(row: UnreadableRow) -> str:
     return f"cannot be read: {row.error.field}: {first_line(row.error.message)}"
 
 
-def _row_of_state(state: FlowRunState, spent: str) -> dict[str, Any]:
+def _row_of_state(state: FlowRunState, spent: str, most: int) -> dict[str, Any]:
     line, name = first_line(state.message), cut(state.name)
     return {
         "id": str(state.id),
         "type": state.type,
         "name": name,
-        "whole_name": None if name == escape(state.name) else _whole(state.name),
+        "whole_name": None if name == escape(state.name) else _whole(state.name, most),
         "began": clock(state.timestamp, "milliseconds"),
         "began_iso": _iso(state.timestamp),
         "spent": spent,
         "line": line,
-        "message": None if state.message is None or state.message == line else _whole(state.message),
-        "details": _whole(_details(state.state_details)),
-        "data": None if state.data is None else _whole(_json(state.data)),
+        "message": None if state.message is None or state.message == line else _whole(state.message, most),
+        "details": _whole(_details(state.state_details), most),
+        "data": None if state.data is None else _whole(_json(state.data), most),
         "created": clock(state.created, "microseconds"),
         "artifact": state.result_artifact_id and str(state.result_artifact_id),
     }
@@ -311,10 +313,10 @@ def _json(value: object) -> str:
         return "(nested too deep to be shown)"
 
 
-def _whole(text: str) -> str:
+def _whole(text: str, most: int) -> str:
     """A text of several lines that a page can hold; a very long one is cut, and says so."""
-    lines = "\n".join(map(escape, text[:_MOST_OF_A_TEXT].split("\n")))
-    return lines if len(text) <= _MOST_OF_A_TEXT else f"{lines}\n... and {len(text) - _MOST_OF_A_TEXT:,} more characters"
+    lines = "\n".join(map(escape, text[:most].split("\n")))
+    return lines if len(text) <= most else f"{lines}\n... and {len(text) - most:,} more characters"
 
 
 def _iso(time: datetime) -> str:

@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.security import APIKeyQuery
 from pydantic import TypeAdapter
 
 from flowstates.engine.pages import MOST_OF_A_PAGE
@@ -18,8 +16,20 @@ from flowstates.records import StateType
 from flowstates.repository import FlowRunStateRepository
 from flowstates.values import kind_of
 from flowstates.web import pages
-from flowstates.web.asking import AskedRuns, time_of
-from flowstates.web.bodies import PATIENCE, RestPage, RestState, not_found, page_answer, read_as_prefect, state_answer, states_answer, status_codes
+from flowstates.web.asking import time_of, wrong_parameters
+from flowstates.web.bodies import (
+    PATIENCE,
+    RestInvalid,
+    RestPage,
+    RestState,
+    not_found,
+    page_answer,
+    read_as_prefect,
+    refuse,
+    state_answer,
+    states_answer,
+    status_codes,
+)
 
 Dependency: TypeAlias = Callable[..., Any]
 """What FastAPI takes as a dependency: a function, perhaps async or a generator, that gives a FlowRunStateRepository."""
@@ -27,6 +37,8 @@ Dependency: TypeAlias = Callable[..., Any]
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _UUID = TypeAdapter(UUID)
+_REPEATABLE = ("flow_run_id", "id", "type", "name")
+_SINGLE = ("since", "until", "terminal", "current", "limit", "order", "newest_first", "cursor")
 _TIME = "As 2030-01-31T12:00:00Z, or without a cursor 2h (ago), today or yesterday, which are days of UTC"
 
 
@@ -40,8 +52,8 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
     - `GET /flow_run_states/{id}` and `GET /flow_run_states/?flow_run_id=` are Prefect's, with its bodies and status codes: its own client reads from
       here, with a prefix of `/api` if it is told no other.
     - `GET /flow_runs/states` is a page of states, by the parameters of FlowRunStateFilter and of `read_flow_run_state_page`: `flow_run_id`, `id`,
-      `type` and `name` may be repeated. A parameter that is none of these, nor declared to FastAPI by one of `dependencies`, is refused; so it is
-      on the pages.
+      `type` and `name` may be repeated. What is nearly the name of one, as `types`, is refused, as on the pages; other names may be those of
+      dependencies.
     - `GET /flow_runs/{id}/states` has the states of one run, oldest first.
     - `GET /` is a page of HTML with the runs, and `GET /runs/{id}` one with a run. They need nothing from elsewhere, and their links are relative.
 
@@ -49,7 +61,7 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
     pages show it in its place. Where the database does not answer in 30 seconds it is 503. Other errors of the database and of the connection are
     the application's. A page takes up to three reads, one after the other, and one more where a row cannot be read.
     """
-    if not isinstance(states, FlowRunStateRepository) and not callable(states):
+    if states is FlowRunStateRepository or (not isinstance(states, FlowRunStateRepository) and not callable(states)):
         raise InvalidInputError("states", f"is {kind_of(states)}, not a FlowRunStateRepository or a function that gives one")
     router = APIRouter(**options)
     given: Dependency = states if not isinstance(states, FlowRunStateRepository) else lambda: states
@@ -68,12 +80,17 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
             state = await states.read_flow_run_state(id, timeout=PATIENCE)
             return not_found() if state is None else state_answer(state)
 
-    @_get(router, "/flow_run_states/", response_model=list[RestState])
-    async def read_flow_run_states(
-        states: States, request: Request, flow_run_id: Annotated[str | None, Query(description="The run's id; it has to be there")] = None
-    ) -> Response:
+    # Not declared to FastAPI, whose own 422 has another body than Prefect's.
+    @_get(
+        router,
+        "/flow_run_states/",
+        response_model=list[RestState],
+        responses={422: {"model": RestInvalid, "description": "The run's id is not there, or is none"}},
+        openapi_extra={"parameters": [{"name": "flow_run_id", "in": "query", "required": True, "schema": {"type": "string", "format": "uuid"}}]},
+    )
+    async def read_flow_run_states(states: States, request: Request) -> Response:
         """The states of one run, oldest first; none for an unknown run."""
-        run = read_as_prefect(_UUID, {} if flow_run_id is None else {"flow_run_id": flow_run_id}, "flow_run_id")
+        run = read_as_prefect(_UUID, request.query_params, "flow_run_id")
         if isinstance(run, Response):
             return run
         with status_codes():
@@ -105,7 +122,10 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
         """A page of states, and the cursors of the pages next to it."""
         now = datetime.now(UTC)
         with status_codes():
-            _refuse_unknown(request)
+            refuse(wrong_parameters(request.query_params, _SINGLE, _REPEATABLE))
+            for field, text in (("since", since), ("until", until)):
+                if text == "":
+                    raise InvalidInputError(field, "is empty")
             filter = FlowRunStateFilter(
                 flow_run_ids=flow_run_id,
                 ids=id,
@@ -122,48 +142,28 @@ def create_router(states: FlowRunStateRepository | Dependency, **options: Any) -
     @_get(router, "/", include_in_schema=False)
     async def show_runs(states: States, request: Request) -> Response:
         """The runs, as a page of HTML."""
-        if unknown := _unknown(request, *AskedRuns.parameters()):
-            return pages.refused(unknown[0], back="?")
+        if wrong := wrong_parameters(request.query_params, ("name", "run", "since", "until", "cursor"), ("type",)):
+            return pages.refused(wrong[0], back="?")
         return await pages.runs(states, request.query_params, datetime.now(UTC))
 
     @_get(router, "/runs/{id:uuid}", include_in_schema=False)
     async def show_run(states: States, request: Request, id: UUID) -> Response:
         """A run, as a page of HTML."""
-        if unknown := _unknown(request, "last", "seen"):
-            return pages.refused(unknown[0], back=f"../runs/{id}")
+        if wrong := wrong_parameters(request.query_params, ("last", "seen"), ()):
+            return pages.refused(wrong[0], back=f"../runs/{id}")
         return await pages.run(states, id, request.query_params, datetime.now(UTC))
 
     return router
 
 
 def _get(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
-    """Adds a route for GET, and for HEAD one that is in no documentation: with both methods FastAPI would document one operation twice."""
+    """Adds a route for GET and HEAD, and another for the documentation alone: with both methods FastAPI would document one operation twice."""
+    errors = {500: {"description": "A stored row cannot be read, and is named"}, 503: {"description": "The database took too long to answer"}}
+    documented = options | {"responses": errors | options.get("responses", {})}
 
     def add(endpoint: Endpoint) -> Endpoint:
-        router.head(path, **options | {"include_in_schema": False})(endpoint)
-        router.get(path, **options)(endpoint)
+        router.api_route(path, methods=["GET", "HEAD"], **options | {"include_in_schema": False})(endpoint)
+        router.get(path, **documented)(endpoint)
         return endpoint
 
     return add
-
-
-def _refuse_unknown(request: Request) -> None:
-    if unknown := _unknown(request):
-        raise RequestValidationError(
-            [{"type": "extra_forbidden", "loc": ("query", error.field), "msg": str(error), "input": None} for error in unknown]
-        )
-
-
-def _unknown(request: Request, *own: str) -> list[InvalidInputError]:
-    """A parameter that nothing asks for, as `types` for `type`, would let all states through."""
-    known = _names(request.scope["route"].dependant).union(own)
-    there_are = f"is no parameter; there are {', '.join(sorted(known))}"
-    return [InvalidInputError(name, there_are) for name in dict.fromkeys(request.query_params) if name not in known]
-
-
-def _names(dependant: Any) -> set[str]:
-    # Those of the caller's own dependencies too: a key for authentication may be one.
-    names = {field.alias for field in dependant.query_params}
-    if isinstance(dependant.call, APIKeyQuery):
-        names.add(dependant.call.model.name)
-    return names.union(*map(_names, dependant.dependencies))

@@ -156,6 +156,28 @@ async def test_a_run_ends_while_one_looks(own_pool: Pool, layout: Layout, addres
     assert {url.partition("?")[0] for url in asked} == {f"{address}runs/{run}"}
 
 
+async def test_a_run_that_grows_while_one_looks_says_what_it_leaves_out(own_pool: Pool, layout: Layout, address: str, visit: Visit) -> None:
+    run = uuid4()
+    await add(own_pool, layout, run, *[StateType.RUNNING] * 49, minutes=200)
+    page = await visit(f"{address}runs/{run}")
+    await expect(page.get_by_role("status")).to_have_text("Live.")
+    await expect(page.get_by_text("The chart has the newest 50 states.")).to_have_count(0)
+    await add(own_pool, layout, run, *[StateType.PAUSED] * 70)
+    await expect(page.get_by_text("The chart has the newest 50 states.")).to_have_count(1)
+    await expect(page.get_by_role("link", name="The newest 119 states")).to_have_count(1)
+
+
+async def test_how_long_a_state_lasts_is_told_anew_also_of_an_old_run(own_pool: Pool, layout: Layout, address: str, visit: Visit) -> None:
+    run = uuid4()
+    await add(own_pool, layout, run, StateType.PENDING, minutes=14_400)
+    await add(own_pool, layout, run, StateType.RUNNING)
+    page = await visit(f"{address}runs/{run}")
+    spent = page.locator("#states tr").nth(1).locator(".spent")
+    was = await spent.text_content()
+    assert was is not None
+    await expect(spent).not_to_have_text(was)
+
+
 async def test_what_has_ended_is_not_asked_about(own_pool: Pool, layout: Layout, address: str, visit: Visit) -> None:
     run = uuid4()
     await add(own_pool, layout, run, StateType.RUNNING, minutes=1)

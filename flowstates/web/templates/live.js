@@ -26,19 +26,19 @@
   }
 
   async function look() {
-    // The picture of a run that has not moved is drawn anew as it grows by a fiftieth.
+    // What is shown of a state that goes on is shown anew as its age grows by a fiftieth.
     const isOld = performance.now() - drawn > Math.max(5000, 20 * Number(main.dataset.age));
     const query = new URLSearchParams(location.search);
     if (isOld) query.delete("seen"); else query.set("seen", main.dataset.seen);
     const answer = await fetch("?" + query, { cache: "no-store", signal: AbortSignal.timeout(60000) });
     if (answer.status === 204) return say("Live.");
-    if (answer.status === 404) { main.dataset.open = ""; return say("The run is no longer there."); }
+    if (answer.status === 404) { main.dataset.open = ""; document.title = "No such run"; return say("The run is no longer there."); }
     if (!answer.ok) throw new Error("status " + answer.status);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const then = page.querySelector("main[data-seen]");
     if (!then) throw new Error("another page");
     const isNews = then.dataset.seen !== main.dataset.seen;
-    for (const id of ["summary", "chart"]) document.getElementById(id).replaceChildren(...page.getElementById(id).childNodes);
+    for (const id of ["summary", "chart", "more"]) document.getElementById(id).replaceChildren(...page.getElementById(id).childNodes);
     mend(page.getElementById("states").rows);
     Object.assign(main.dataset, then.dataset);
     document.title = page.title;
