@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowstates import FlowRunState, FlowRunStateRepository, InvalidInputError, NewFlowRunState
+from flowstates.pictures.times import length
 from flowstates.records import NO_DETAILS
 from flowstates.testing import assert_history, history
 from tests.conftest import Pool
@@ -90,6 +94,7 @@ async def test_what_is_stored_of_a_text_is_that_history(pool: Pool) -> None:
         ("PENDING +2000000d RUNNING +2000001d PENDING", "+2000001d", "is too long a time"),
         ("PENDING +\u0661s RUNNING", "+\u0661s", "is not a time as"),
         ("PENDING +1.\u0661s RUNNING", "+1.\u0661s", "is not a time as"),
+        *((f"PENDING {gap} RUNNING", gap, "is too long a time") for gap in ("+" + "9" * 5000 + "s", "+" + "9" * 400 + ".5s")),
     ],
 )
 def test_a_bad_text_is_refused_with_the_place(text: str, word: str, message: str) -> None:
@@ -108,8 +113,11 @@ def test_what_else_is_refused() -> None:
         ("text", lambda: history(RUN, "PENDING +2000000d RUNNING")),
         ("text", lambda: history(RUN, "PENDING +1000000d RUNNING +1000000d PENDING")),
         ("flow_run_id", lambda: history("run 7", "PENDING")),
+        ("flow_run_id", lambda: history("run 7", "")),
+        ("flow_run_id", lambda: history(None, " ")),  # type: ignore[arg-type]
         ("name", lambda: history(RUN, "PENDING(\x00)")),
         ("begin", lambda: history(RUN, "PENDING", begin=datetime(2030, 1, 1))),
+        ("begin", lambda: history(RUN, "", begin=date(2030, 1, 1))),  # type: ignore[arg-type]
         ("begin", lambda: history(RUN, "PENDING +1s", begin=NOON)),
         ("text", lambda: assert_history([], "PENDING +1s")),
         ("states", lambda: assert_history(history(RUN, "PENDING"), "PENDING")),  # type: ignore[arg-type]
@@ -119,6 +127,71 @@ def test_what_else_is_refused() -> None:
         with pytest.raises(InvalidInputError) as caught:
             call()
         assert caught.value.field == field
+
+
+async def read() -> list[FlowRunState]:
+    return []
+
+
+PENDING, RUNNING = stored(history(RUN, "PENDING RUNNING", begin=NOON))
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (None, "is None, not a list of FlowRunState"),
+        (5, "is an int, not a list of FlowRunState"),
+        ("", "is a str, not a list of FlowRunState"),
+        (b"", "is a bytes, not a list of FlowRunState"),
+        ({}, "is a dict, not a list of FlowRunState"),
+        (set(), "is a set, which has no order"),
+        (PENDING, "is a FlowRunState, not a list of FlowRunState"),
+        (read, "is a function, not a list of FlowRunState"),
+        ([PENDING, None], "[1] is None, not a FlowRunState"),
+        (
+            [PENDING.model_copy(update={"timestamp": NOON.replace(tzinfo=None)}), RUNNING],
+            "[0].timestamp datetime.datetime(2030, 1, 31, 12, 0) has no",
+        ),
+        ([PENDING.model_copy(update={"timestamp": None})], "[0].timestamp None is not a datetime"),
+    ],
+)
+def test_what_are_no_states_is_refused(states: object, said: str) -> None:
+    with pytest.raises(InvalidInputError, match="^" + re.escape(f"states: {said}")):
+        assert_history(states, "")  # type: ignore[arg-type]
+
+
+def test_states_that_were_not_awaited_are_refused() -> None:
+    states = read()
+    with pytest.raises(InvalidInputError, match=r"^states: is a coroutine: await it"):
+        assert_history(states, "")  # type: ignore[arg-type]
+    states.close()
+
+
+def test_states_of_any_sequence_are_taken() -> None:
+    made: list[Callable[[], object]] = [
+        lambda: [PENDING, RUNNING], lambda: (PENDING, RUNNING), lambda: iter([PENDING, RUNNING]), lambda: (state for state in (PENDING, RUNNING)),
+    ]  # fmt: skip
+    for states in made:
+        assert_history(states(), "PENDING RUNNING")  # type: ignore[arg-type]
+        with pytest.raises(AssertionError, match="has 2 states"):
+            assert_history(states(), "PENDING")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("within", [0.5, 1, None, "x", timedelta(-1)])
+def test_what_is_no_time_to_differ_by_is_refused(within: object) -> None:
+    for text in ("PENDING RUNNING", "PENDING +1us RUNNING"):
+        with pytest.raises(InvalidInputError, match=r"^within: is .*, not a timedelta of zero or more"):
+            assert_history([PENDING, RUNNING], text, within=within)  # type: ignore[arg-type]
+
+
+@given(st.timedeltas(timedelta(microseconds=1), timedelta(days=3_600_000)))
+def test_a_time_is_exact_in_both_forms(time: timedelta) -> None:
+    seconds, microseconds = divmod(time // timedelta(microseconds=1), 1_000_000)
+    for text in (length(time).replace(" ", ""), f"{seconds}.{microseconds:06}s", f"{seconds // 60}m{seconds % 60}.{microseconds:06}s"):
+        first, second = history(RUN, f"PENDING +{text} RUNNING", begin=datetime(1, 1, 2, tzinfo=UTC))
+        assert first.timestamp is not None
+        assert second.timestamp is not None
+        assert second.timestamp - first.timestamp == time
 
 
 def test_what_the_text_does_not_say_is_not_looked_at() -> None:

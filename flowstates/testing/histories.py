@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -18,13 +19,13 @@ from flowstates.pictures.strip import print_timeline
 from flowstates.pictures.text import escape
 from flowstates.pictures.times import length
 from flowstates.records import NO_DETAILS, FlowRunState, NewFlowRunState, StateType, to_type
-from flowstates.values import EARLIEST, LATEST, counted, kind_of, utc_time
+from flowstates.values import EARLIEST, LATEST, counted, kind_of, shown, to_uuid, utc_time
 
 _WIDTH = 100  # of the timelines, in characters
 _LEAST = timedelta(microseconds=1)  # between two states of a run
 _WORD = re.compile(r"\+\S*|[^\s(]+(?:\([^)]*\))?\S*|\S+")
 _STATE = re.compile(r"(?P<type>[^()]*)(?:\((?P<name>[^()]+)\))?")
-_GAP = re.compile(r"\+(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d{1,6})?)s)?(?:(\d+)ms)?(?:(\d+)us)?", re.ASCII)
+_GAP = re.compile(r"\+(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)(?:\.(\d{1,6}))?s)?(?:(\d+)ms)?(?:(\d+)us)?", re.ASCII)
 _LONGEST = LATEST - EARLIEST
 
 
@@ -53,6 +54,10 @@ def history(run: UUID | str, text: str, *, begin: datetime | None = None) -> lis
 
     Raises InvalidInputError for `text`, with the place of what cannot be read, for `run`, as `flow_run_id`, and for `begin`.
     """
+    try:
+        run = to_uuid(run)
+    except ValueError as error:
+        raise InvalidInputError("flow_run_id", str(error)) from None
     states, since = _read(text)
     gaps = [_LEAST if state.gap is None else state.gap for state in states[1:]]
     if begin is not None and since is not None:
@@ -65,23 +70,25 @@ def history(run: UUID | str, text: str, *, begin: datetime | None = None) -> lis
     return [NewFlowRunState(flow_run_id=run, type=state.type, name=state.name, timestamp=at) for state, at in zip(states, times, strict=False)]
 
 
-def assert_history(states: Sequence[FlowRunState], text: str, *, within: timedelta = timedelta()) -> None:
+def assert_history(states: Iterable[FlowRunState], text: str, *, within: timedelta = timedelta()) -> None:
     """Asserts that the states of a run, oldest first, are those of the text: `assert_history(states, "PENDING RUNNING COMPLETED")`.
 
     The text is one that `history` takes. What it does not say is not looked at: the times between states, and names. A time between two states may
-    differ from the text's by `within`. No text is no states.
+    differ from the text's by `within`, a timedelta of zero or more. No text is no states.
 
     Raises AssertionError, which says what differs first and draws both timelines, the text's without times if it leaves some out, and
-    InvalidInputError for a text that cannot be read, and for states that are of several runs or not oldest first.
+    InvalidInputError: for a `text` that cannot be read, for `within`, and for `states` that are none, of several runs or not oldest first.
     """
     __tracebackhide__ = True
     expected, since = _read(text)
     if since is not None:
         raise InvalidInputError("text", f"ends in a time, where a state is to follow: {text!r}")
-    _check(states)
-    place = _first_difference(states, expected, within)
+    if not isinstance(within, timedelta) or within < timedelta():
+        raise InvalidInputError("within", f"is {shown(within)}, not a timedelta of zero or more")
+    found = _checked(states)
+    place = _first_difference(found, expected, within)
     if place is not None:
-        raise AssertionError(_difference(states, expected, place, text))
+        raise AssertionError(_difference(found, expected, place, text))
 
 
 def _first_difference(states: Sequence[FlowRunState], expected: Sequence[_State], within: timedelta) -> int | None:
@@ -98,14 +105,27 @@ def _gaps(states: Sequence[FlowRunState]) -> list[timedelta | None]:
     return [None, *(after.timestamp - before.timestamp for before, after in pairwise(states))][: len(states)]
 
 
-def _check(states: Sequence[FlowRunState]) -> None:
-    for state in states:
+def _checked(states: object) -> list[FlowRunState]:
+    """The states of a run, oldest first; InvalidInputError for what is none of that."""
+    if inspect.iscoroutine(states):
+        raise InvalidInputError("states", "is a coroutine: await it, as in assert_history(await states.read_flow_run_states(run), ...)")
+    if isinstance(states, Set):
+        raise InvalidInputError("states", f"is {kind_of(states)}, which has no order: a list of FlowRunState, oldest first, is what is compared")
+    if not isinstance(states, Iterable) or isinstance(states, (str, bytes, Mapping, FlowRunState)):
+        raise InvalidInputError("states", f"is {kind_of(states)}, not a list of FlowRunState")
+    found = list(states)
+    for place, state in enumerate(found):
         if not isinstance(state, FlowRunState):
-            raise InvalidInputError("states", f"holds {kind_of(state)}, not a FlowRunState")
-    if len({state.flow_run_id for state in states}) > 1:
+            raise InvalidInputError("states", f"[{place}] is {kind_of(state)}, not a FlowRunState")
+        try:
+            utc_time("timestamp", state.timestamp)
+        except InvalidInputError as error:
+            raise InvalidInputError("states", f"[{place}].timestamp {error.message}") from None
+    if len({state.flow_run_id for state in found}) > 1:
         raise InvalidInputError("states", "are of several runs")
-    if any(after.timestamp <= before.timestamp for before, after in pairwise(states)):
+    if any(after.timestamp <= before.timestamp for before, after in pairwise(found)):
         raise InvalidInputError("states", "are not oldest first")
+    return found
 
 
 def _read(text: str) -> _History:
@@ -142,10 +162,13 @@ def _gap(text: str, word: re.Match[str]) -> timedelta:
     found = _GAP.fullmatch(word[0])
     if found is None:
         raise _no(text, word, "is not a time as +1d, +1h30m, +1.5s, +20ms or +5us")
-    days, hours, minutes, seconds, milliseconds, microseconds = (float(part) if part and "." in part else int(part or 0) for part in found.groups())
+    *counts, fraction, milliseconds, microseconds = found.groups(default="0")
     try:
-        gap = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds, microseconds=microseconds)
-    except OverflowError:
+        # Integers alone: a float does not tell the microseconds of many years.
+        days, hours, minutes, seconds = map(int, counts)
+        gap = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, milliseconds=int(milliseconds), microseconds=int(microseconds))
+        gap += timedelta(microseconds=int(fraction.ljust(6, "0")))
+    except (OverflowError, ValueError):  # a ValueError is of more digits than Python reads
         gap = timedelta.max
     if gap > _LONGEST:
         raise _no(text, word, "is too long a time")
