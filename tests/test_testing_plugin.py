@@ -10,6 +10,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import wait
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import psycopg
 import pytest
 
 from flowstates import create_pool, migrate
@@ -251,8 +254,16 @@ def said_of_no_server(done: pytest.RunResult) -> set[str]:
     [
         ("0", "postgresql://nobody@127.0.0.1:1/x", f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.1', 1)"),
         ("2", "postgresql://nobody@127.0.0.1:1/x", f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.1', 1)"),
-        ("0", "postgresql://nobody@127.0.0.1:many/x", "invalid literal for int() with base 10: 'many'"),
-        ("2", "postgresql://nobody@127.0.0.1:65536/x", "connect(): port must be 0-65535."),
+        (
+            "0",
+            "postgresql://nobody@127.0.0.1:many/x",
+            "server: has a port that is not a number from 1 to 65535; a : before it that belongs to the password is written as %3A",
+        ),
+        (
+            "2",
+            "postgresql://nobody@127.0.0.1:65536/x",
+            "server: has a port that is not a number from 1 to 65535; a : before it that belongs to the password is written as %3A",
+        ),
     ],
     ids=["nobody", "nobody, with workers", "no port", "no port, with workers"],
 )
@@ -305,7 +316,7 @@ def test_a_role_that_may_not_create_databases_is_said_in_a_line(service: pytest.
     server = urlunsplit(address._replace(netloc=f"{role}:hunter2@{address.netloc.rpartition('@')[2]}"))
     service.makepyfile("def test_with(flowstates_dsn): pass\ndef test_again(prefect_dsn): pass\ndef test_without(): pass")
     done = service.runpytest_subprocess("-n", workers, "--flowstates-server", server)
-    assert said_of_no_server(done) == {"the role may not create databases"}
+    assert said_of_no_server(done) == {f"the role {role} may not create databases"}
     ask(flowstates_server, f"drop role {role}")
 
 
@@ -435,13 +446,134 @@ def test_a_drop_does_not_wait_for_who_is_connected_and_close_waits_for_the_drop(
     assert names_on(flowstates_server).isdisjoint(dsn.rpartition("/")[2].partition("?")[0] for dsn in dsns)
 
 
-def test_a_drop_that_fails_is_said_at_the_end(flowstates_server: str, flowstates_template: str) -> None:
+def name_of(dsn: str) -> str:
+    return urlsplit(dsn).path[1:]
+
+
+def test_a_drop_that_fails_is_said_at_the_end_and_the_others_are_done(flowstates_server: str) -> None:
     databases = Databases(flowstates_server)
-    databases.drop(with_database(flowstates_server, flowstates_template))
-    dsn = databases.create()
-    with pytest.raises(asyncpg.WrongObjectTypeError, match="template"):
+    kept, mended, dsn = (databases.create() for _ in range(3))
+    for name in map(name_of, (kept, mended)):
+        ask(flowstates_server, f"alter database {name} with is_template true")
+    databases.drop(kept)
+    databases.drop(mended)
+    wait(databases._drops)
+    ask(flowstates_server, f"alter database {name_of(mended)} with is_template false")
+    with pytest.raises(asyncpg.WrongObjectTypeError, match="template") as caught:
         databases.close()
-    assert dsn.rpartition("/")[2].partition("?")[0] not in names_on(flowstates_server)
+    assert caught.value.__notes__ == [f"what could not be dropped and stays on the server: {name_of(kept)}"]
+    assert {name_of(one) for one in (kept, mended, dsn)} & names_on(flowstates_server) == {name_of(kept)}
+    ask(flowstates_server, f"alter database {name_of(kept)} with is_template false")
+    ask(flowstates_server, f"drop database {name_of(kept)}")
+
+
+def test_a_leftover_that_cannot_be_dropped_is_passed_by(flowstates_server: str) -> None:
+    left = [f"flowstates_test_{uuid4().hex[:16]}_1" for _ in range(3)]
+    kept = sorted(left)[0]
+    ask(flowstates_server, f"create database {kept} is_template true")
+    for name in left:
+        if name != kept:
+            ask(flowstates_server, f"create database {name}")
+    Databases(flowstates_server).close()
+    assert names_on(flowstates_server).intersection(left) == {kept}
+    ask(flowstates_server, f"alter database {kept} with is_template false")
+    Databases(flowstates_server).close()
+    assert names_on(flowstates_server).isdisjoint(left)
+
+
+async def test_a_leftover_that_somebody_is_connected_to_stays(flowstates_server: str) -> None:
+    name = f"flowstates_test_{uuid4().hex[:16]}_1"
+    server = await asyncpg.connect(flowstates_server)
+    await server.execute(f"create database {name} is_template true")  # so that no other session drops it before somebody is connected
+    connection = await asyncpg.connect(with_database(flowstates_server, name))
+    await server.execute(f"alter database {name} with is_template false")
+    Databases(flowstates_server).close()
+    assert await connection.fetchval("select 1") == 1
+    await connection.close()
+    while await server.fetchval("select count(*) from pg_database where datname = $1", name):
+        Databases(flowstates_server).close()
+    await server.close()
+
+
+@pytest.mark.once
+def test_only_what_was_created_here_is_dropped(flowstates_server: str, flowstates_databases: Databases, flowstates_template: str) -> None:
+    databases = Databases(flowstates_server)
+    dsn = databases.create()
+    others = flowstates_databases.create()
+    elsewhere = f"postgresql://somewhere.else:5432/{name_of(dsn)}"
+    wrong: list[Any] = [others, with_database(flowstates_server, flowstates_template), elsewhere, name_of(dsn), "", None, []]
+    for other in wrong:
+        with pytest.raises(InvalidInputError) as caught:
+            databases.drop(other)
+        assert caught.value.field == "dsn"
+    databases.drop(dsn)
+    databases.drop(dsn)
+    databases.close()
+    assert names_on(flowstates_server) & {name_of(dsn), name_of(others), flowstates_template} == {name_of(others), flowstates_template}
+    flowstates_databases.drop(others)
+
+
+@pytest.mark.once
+def test_a_template_of_any_name_is_cloned(flowstates_server: str) -> None:
+    databases = Databases(flowstates_server)
+    name = f'My-"Template" {uuid4().hex[:8]}'
+    quoted = '"' + name.replace('"', '""') + '"'
+    ask(flowstates_server, f"create database {quoted}")
+    assert ask(databases.create(name), "select 1") == [1]
+    wrong: list[Any] = ["", None, 5, "a\0b", "\ud800"]
+    for other in wrong:
+        with pytest.raises(InvalidInputError) as caught:
+            databases.create(other)
+        assert caught.value.field == "template"
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        databases.create("template0; select 1")
+    databases.close()
+    ask(flowstates_server, f"drop database {quoted}")
+
+
+@pytest.mark.once
+def test_what_is_called_behind_close_is_said_to_be_closed(flowstates_server: str) -> None:
+    databases = Databases(flowstates_server)
+    dsn = databases.create()
+    databases.close()
+    calls: list[Callable[[], object]] = [databases.create, lambda: databases.drop(dsn), databases.template, databases.prefect_template]
+    for call in calls:
+        with pytest.raises(FlowStatesError, match=r"^these Databases are closed"):
+            call()
+    databases.close()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("server", [None, "", "localhost", "mysql://x/y", "postgresql://me:pa55@55@h/x"])
+def test_databases_of_no_server_are_refused(server: object) -> None:
+    with pytest.raises(InvalidInputError, match=r"^server: ") as caught:
+        Databases(server)  # type: ignore[arg-type]
+    assert "55" not in str(caught.value)
+
+
+HELD = "select count(*) from pg_locks where locktype = 'advisory' and (classid::bigint << 32) + objid::bigint = $1"
+
+
+def test_a_session_outlives_the_limits_of_its_role(flowstates_server: str) -> None:
+    role = f"tester_{uuid4().hex[:8]}"
+    ask(flowstates_server, f"create role {role} login createdb password 'hunter2'")
+    for limit in ("idle_session_timeout", "statement_timeout", "lock_timeout"):
+        ask(flowstates_server, f"alter role {role} set {limit} = '1ms'")
+    address = urlsplit(flowstates_server)
+    server = urlunsplit(address._replace(netloc=f"{role}:hunter2@{address.netloc.rpartition('@')[2]}"))
+    databases = Databases(server)
+    dsn = databases.create()
+
+    async def outlive() -> None:
+        connection, ended = await asyncpg.connect(server), asyncio.Event()
+        connection.add_termination_listener(lambda _: ended.set())
+        await ended.wait()  # by the server, which would have ended an earlier one before
+
+    asyncio.run(outlive())
+    assert ask(flowstates_server, HELD, int(re.findall("flowstates_test_([0-9a-f]{16})_", dsn)[0], 16)) == [1]
+    databases.create()
+    databases.close()
+    ask(flowstates_server, f"drop role {role}")
 
 
 def test_a_session_on_another_database_of_the_server_leaves_what_others_use(flowstates_server: str, flowstates_dsn: str) -> None:
@@ -495,11 +627,14 @@ def test_a_template_of_several_whose_locks_do_not_meet(flowstates_server: str, o
     (tmp_path / "schema").write_text(own_dsn)  # a name that nobody else makes
     first, second = Databases(flowstates_server), Databases(own_dsn)
     theirs: list[str] = []
+    begun: list[str] = []
 
-    def make_between(dsn: str) -> None:
-        theirs.append(second.template(Schema(lambda dsn: None, files=[tmp_path / "schema"])))
+    def make(dsn: str) -> None:
+        begun.append(dsn)
+        if len(begun) == 1:
+            theirs.append(second.template(Schema(make, files=[tmp_path / "schema"])))
 
-    ours = first.template(Schema(make_between, files=[tmp_path / "schema"]))
+    ours = first.template(Schema(make, files=[tmp_path / "schema"]))
     assert theirs == [ours]
     assert ask(first.create(ours), "select count(*) from pg_tables where schemaname = 'public'") == [0]  # nothing is added to what it makes
     second.close()
@@ -525,18 +660,128 @@ def test_a_schema_that_fails_leaves_nothing_and_is_made_the_next_time(flowstates
     databases.close()
 
 
+def migrate_it(dsn: str) -> None:
+    async def make() -> None:
+        connection = await asyncpg.connect(dsn)
+        await migrate(connection)
+        await connection.close()
+
+    asyncio.run(make())
+
+
+class Maker:
+    def __call__(self, dsn: str) -> None:
+        migrate_it(dsn)
+
+
+def test_a_schema_of_another_function_has_a_template_of_its_own(flowstates_databases: Databases, tmp_path: Path) -> None:
+    (tmp_path / "schema").write_text(str(tmp_path))
+
+    def other(dsn: str) -> None:
+        ask(dsn, "create table other ()")
+
+    makes: list[Callable[[str], None]] = [migrate_it, other, partial(partial(other)), Maker(), Maker()]
+    one, two, two_again, three, three_again = (flowstates_databases.template(Schema(make, files=[tmp_path / "schema"])) for make in makes)
+    assert len({one, two, three}) == 3
+    assert (two, three) == (two_again, three_again)
+    assert ask(flowstates_databases.create(two), "select tablename from pg_tables where schemaname = 'public'") == ["other"]
+
+
+def end_by(error: BaseException, *, is_awaited: bool) -> Callable[[str], object]:
+    def make(dsn: str) -> None:
+        ask(dsn, "create table made ()")
+        raise error
+
+    async def make_awaited(dsn: str) -> None:
+        await asyncio.to_thread(ask, dsn, "create table made ()")
+        raise error
+
+    return make_awaited if is_awaited else make
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("is_awaited", [False, True])
+@pytest.mark.parametrize("code", [None, 0])
+def test_a_schema_may_be_a_command(flowstates_databases: Databases, tmp_path: Path, code: int | None, is_awaited: bool) -> None:
+    (tmp_path / "schema").write_text(str(tmp_path))
+    template = flowstates_databases.template(Schema(end_by(SystemExit(code), is_awaited=is_awaited), files=[tmp_path / "schema"]))
+    assert ask(flowstates_databases.create(template), "select tablename from pg_tables where schemaname = 'public'") == ["made"]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("is_awaited", [False, True])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SystemExit(2), r"end_by.<locals>.make\w*, the function of a Schema, ended by SystemExit: 2$"),
+        (SystemExit("no alembic.ini"), "SystemExit: no alembic.ini$"),
+        (KeyboardInterrupt(), "ended by KeyboardInterrupt$"),
+    ],
+)
+def test_a_schema_that_ends_the_process_is_an_error(
+    flowstates_databases: Databases, tmp_path: Path, error: BaseException, said: str, is_awaited: bool
+) -> None:
+    (tmp_path / "schema").write_text(str(tmp_path))
+    with pytest.raises(FlowStatesError, match=said) as caught:
+        flowstates_databases.template(Schema(end_by(error, is_awaited=is_awaited), files=[tmp_path / "schema"]))
+    assert caught.value.__cause__ is error
+    assert ask(flowstates_databases.create(), "select 1") == [1]
+
+
+@pytest.mark.once
+def test_a_schema_that_raises_what_no_future_takes_is_an_error(flowstates_databases: Databases, tmp_path: Path) -> None:
+    (tmp_path / "schema").write_text(str(tmp_path))
+    with pytest.raises(FlowStatesError, match=r"ended by StopIteration$"):
+        flowstates_databases.template(Schema(end_by(StopIteration(), is_awaited=False), files=[tmp_path / "schema"]))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("field", "make", "files", "said"),
+    [
+        ("make", None, [__file__], "is None, not a function"),
+        ("make", "upgrade", [__file__], "is a str, not a function"),
+        ("files", print, __file__, "is a str, not a list of files"),
+        ("files", print, Path(__file__), "is a PosixPath, not a list of files"),
+        ("files", print, None, "is None, not a list of files"),
+        ("files", print, [__file__, None], "[1] is None, not a str or a Path"),
+        ("files", print, [Path(__file__).parent], "which is no file"),
+        ("files", print, ["nowhere.sql"], "[0] is 'nowhere.sql', which is no file"),
+        ("files", print, ["a\0b"], "[0] is 'a\\x00b', which is no file"),
+    ],
+)
+def test_a_schema_of_wrong_arguments_is_refused(field: str, make: Any, files: Any, said: str) -> None:
+    with pytest.raises(InvalidInputError, match=re.escape(said)) as caught:
+        Schema(make, files=files)
+    assert caught.value.field == field
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("schema", ["", " \n", "-- the tables come later\n", "/* of\n ours */ ;\n--", None])
+def test_a_schema_without_statements_adds_nothing(flowstates_databases: Databases, schema: str | None) -> None:
+    dsn = flowstates_databases.create(flowstates_databases.template(schema))
+    assert ask(dsn, "select count(*) from flow_run") == [0]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("schema", ["create table a(); \0", "\ud800"])
+def test_a_schema_that_cannot_be_sent_is_refused(flowstates_databases: Databases, schema: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"^schema: holds a"):
+        flowstates_databases.template(schema)
+
+
 @pytest.mark.once
 def test_a_schema_that_stays_connected_is_said(flowstates_databases: Databases, tmp_path: Path) -> None:
     (tmp_path / "schema").write_text(str(tmp_path))
-    kept: list[asyncpg.Connection[asyncpg.Record]] = []
+    kept: list[psycopg.Connection] = []
 
-    async def keep(dsn: str) -> None:
-        kept.append(await asyncpg.connect(dsn))
+    def keep(dsn: str) -> None:
+        kept.append(psycopg.connect(dsn))
 
     with pytest.raises(asyncpg.ObjectInUseError) as caught:
         flowstates_databases.template(Schema(keep, files=[tmp_path / "schema"]))
     assert caught.value.__notes__ == ["what flowstates_schema gave has left a connection to the template open"]
-    kept[0].terminate()
+    kept[0].close()
 
 
 @pytest.mark.once
@@ -576,8 +821,7 @@ def test_it_goes_on_where_the_server_has_ended_its_connections(flowstates_server
             break
         except asyncpg.PostgresConnectionError:
             continue  # it learns of it by the next statement
-    held = "select count(*) from pg_locks where locktype = 'advisory' and (classid::bigint << 32) + objid::bigint = $1"
-    assert ask(flowstates_server, held, number) == [1]
+    assert ask(flowstates_server, HELD, number) == [1]
     databases.close()
 
 

@@ -17,6 +17,7 @@ from flowstates.database.embedded import postgres_for_tests
 from flowstates.engine import queries
 from flowstates.engine.connections import BROKEN
 from flowstates.errors import FlowStatesError, InvalidInputError
+from flowstates.testing.databases import check_address
 from flowstates.values import shown
 
 Answer = TypeVar("Answer")
@@ -42,7 +43,7 @@ def server_for_tests(wanted: str) -> Iterator[Server]:
     FlowStatesError or ImportError, with what is lacking, for a server that cannot be had or does not answer.
     """
     if wanted.startswith(("postgresql://", "postgres://")):
-        yield _described(wanted, "the one whose address was given")
+        yield _described(check_address("server", wanted), "the one whose address was given")
         return
     kind, _, rest = wanted.partition(":")
     image = rest if kind == "container" and rest else os.environ.get(IMAGE_VARIABLE, "postgres:18")
@@ -121,7 +122,7 @@ def in_a_line(error: Exception) -> str:
 def _described(dsn: str, reason: str) -> Server:
     try:
         version = _run(_version(dsn))
-    except (*BROKEN, ValueError, OverflowError) as error:  # the last two are of an address that cannot be read
+    except (*BROKEN, ValueError) as error:  # a ValueError is of an option of the address
         raise FlowStatesError(in_a_line(error)) from error
     return Server(dsn, version, reason)
 

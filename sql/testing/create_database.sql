@@ -1,2 +1,2 @@
--- A database from a template. Names are of our making, and what PostgreSQL takes as they are.
+-- A database from a template. Names are filled in as quoted identifiers.
 create database /* slot: name */ name /* end */ template /* slot: template */ template0 /* end */;

@@ -1,8 +1,13 @@
--- What sessions left that are gone. A session holds a lock for as long as it lives, and its databases have its number in their names.
+-- What sessions left that hold no lock any more and nobody but autovacuum is connected to. Databases have the number of the lock in their names.
 select database.datname::text as name
   from pg_database as database
  where database.datname ~ '^flowstates_test_[0-9a-f]{16}_[0-9]+$'
    and pg_has_role(database.datdba, 'usage')
+   and not exists (
+       select
+         from pg_stat_activity as connected
+        where connected.datname = database.datname
+          and connected.usesysid is not null)
    and not exists (
        select
          from pg_locks as held
