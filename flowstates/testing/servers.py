@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
@@ -23,6 +24,7 @@ from flowstates.values import shown
 Answer = TypeVar("Answer")
 
 VARIABLE = "FLOWSTATES_TEST_POSTGRES"
+_SOCKET = Path("/var/run/docker.sock")  # where a daemon listens that DOCKER_HOST does not name
 IMAGE_VARIABLE = "FLOWSTATES_TEST_IMAGE"
 FORMS = "auto, embedded, embedded:16, container, container:IMAGE or an address that begins with postgresql://"
 
@@ -92,7 +94,8 @@ def _lack_of_container(image: str) -> str | None:
         import docker
         import testcontainers.community.postgres  # noqa: F401 (only whether it is there)
     except ImportError:
-        return "no package testcontainers (pip install 'testcontainers>=4.15')"
+        is_alone = os.environ.get("DOCKER_HOST") or _SOCKET.exists()
+        return "no package testcontainers (pip install 'testcontainers>=4.15')" + ("" if is_alone else " and no Docker daemon")
     with warnings.catch_warnings():
         # docker leaves its socket open when nothing listens, in a cycle that is found later, when nobody ignores the warning any more.
         warnings.simplefilter("ignore", ResourceWarning)
