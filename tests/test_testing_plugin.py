@@ -23,11 +23,13 @@ import asyncpg
 import psycopg
 import pytest
 
-from flowstates import create_pool, migrate
+from flowstates import create_pool, embedded_postgres, migrate
+from flowstates.engine import queries
 from flowstates.errors import FlowStatesError, InvalidInputError
 from flowstates.testing import Databases, Schema
 from flowstates.testing import servers as servers_module
 from flowstates.testing.servers import server_for_tests
+from tests.faults import folder_for_a_server
 from tests.servers import with_database
 
 pytestmark = pytest.mark.versions
@@ -524,6 +526,35 @@ def test_a_leftover_that_cannot_be_dropped_is_passed_by(flowstates_server: str) 
     assert names_on(flowstates_server).isdisjoint(left)
 
 
+@pytest.mark.once
+def test_a_leftover_with_a_prepared_transaction_is_passed_by_and_not_waited_for() -> None:
+    left = [f"flowstates_test_{uuid4().hex[:16]}_1" for _ in range(2)]
+
+    async def prepare(dsn: str) -> None:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute("begin; create table kept ()")
+        await connection.execute("prepare transaction 'kept'")
+        await connection.close()
+
+    def leave_and_sweep(server: str) -> None:
+        for name in left:
+            ask(server, f"create database {name}")
+        asyncio.run(prepare(with_database(server, left[0])))
+        Databases(server).close()
+        assert names_on(server).intersection(left) == {left[0]}
+        assert ask(server, LEFT) == []
+        ask(with_database(server, left[0]), "rollback prepared 'kept'")
+        assert ask(server, LEFT) == [left[0]]
+        Databases(server).close()
+        assert names_on(server).isdisjoint(left)
+
+    with folder_for_a_server() as folder:
+        with embedded_postgres(folder / "data") as server:
+            ask(server, "alter system set max_prepared_transactions = 1")
+        with embedded_postgres(folder / "data") as server:
+            leave_and_sweep(server)
+
+
 async def test_a_leftover_that_somebody_is_connected_to_stays(flowstates_server: str) -> None:
     name = f"flowstates_test_{uuid4().hex[:16]}_1"
     server = await asyncpg.connect(flowstates_server)
@@ -594,6 +625,7 @@ def test_databases_of_no_server_are_refused(server: object) -> None:
     assert "55" not in str(caught.value)
 
 
+LEFT = queries.testing("read_left_databases")
 HELD = "select count(*) from pg_locks where locktype = 'advisory' and (classid::bigint << 32) + objid::bigint = $1"
 
 

@@ -1,4 +1,4 @@
--- What sessions left that hold no lock any more and nobody but autovacuum is connected to. Databases have the number of the lock in their names.
+-- What sessions left that hold no lock any more, whose number their databases have in their names. What is in use, but by autovacuum, stays.
 select database.datname::text as name
   from pg_database as database
  where database.datname ~ '^flowstates_test_[0-9a-f]{16}_[0-9]+$'
@@ -8,6 +8,7 @@ select database.datname::text as name
          from pg_stat_activity as connected
         where connected.datname = database.datname
           and connected.usesysid is not null)
+   and not exists (select from pg_prepared_xacts as prepared where prepared.database = database.datname)
    and not exists (
        select
          from pg_locks as held
