@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,6 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
+from wrapt import ObjectProxy
 
 from flowstates import FlowRunState, FlowRunStateRepository, InvalidInputError, StateDetails, StateType, TypeName
 from flowstates.telemetry import export_trace
@@ -162,14 +167,61 @@ class Others(trace.Tracer):
         return self._real.start_as_current_span(*arguments, **options)
 
 
-def test_another_tracer_gets_the_same_trace(spans: Spans) -> None:
+class HandingOn(Others):
+    """One that has all that the SDK's has."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class Keeping(Others):
+    """One that keeps the SDK's where the API's proxy keeps it."""
+
+    @property
+    def _tracer(self) -> trace.Tracer:
+        return self._real
+
+
+@pytest.mark.parametrize("kind", [Others, HandingOn, Keeping, ObjectProxy])
+def test_another_tracer_gets_the_same_trace(spans: Spans, kind: Callable[[trace.Tracer], trace.Tracer]) -> None:
     states = history()
     tracer = spans.provider.get_tracer("mine")
-    answers = {export_trace(states, one) for one in (tracer, Others(tracer), Others(tracer))}
+    answers = {export_trace(states, one) for one in (tracer, kind(tracer), kind(tracer))}
     assert len(answers) == 1
     assert len({trace_id_of(span) for span in spans.all}) == 1
     (whole, *others) = [span for span in spans.all if span.name == "flow_run"]
     assert {parent_id(other) for other in others} == {id_of(whole)}
+
+
+@pytest.mark.parametrize("base", [Others, HandingOn, Keeping, ObjectProxy])
+def test_each_span_goes_through_a_tracer_that_wraps_the_sdks(spans: Spans, base: Any) -> None:
+    class Marking(base):  # type: ignore[misc]
+        def start_span(self, name: str, *arguments: Any, **options: Any) -> trace.Span:
+            inner: Any = getattr(self, "__wrapped__", super())
+            span: trace.Span = inner.start_span(name, *arguments, **options)
+            span.set_attribute("marked", True)
+            return span
+
+    export_trace(history(), Marking(spans.provider.get_tracer("mine")))
+    assert len(spans.all) == 7
+    assert all(attributes(span)["marked"] for span in spans.all)
+
+
+def test_a_proxy_that_was_made_before_its_provider_gives_the_same_spans() -> None:
+    code = """
+from opentelemetry import trace
+from tests.spans import Spans, id_of
+from tests.test_telemetry_traces import history
+from flowstates.telemetry import export_trace
+
+early, spans, states = trace.get_tracer("mine"), Spans(), history()
+trace.set_tracer_provider(spans.provider)
+for _ in range(2):
+    export_trace(states, early)
+print(type(early).__name__, len(spans.all), len({id_of(span) for span in spans.all}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True, capture_output=True, text=True)
+    assert done.stdout == "ProxyTracer 14 7\n"
 
 
 def test_without_a_provider_nothing_is_recorded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from copy import copy
 from datetime import UTC, datetime, timedelta
@@ -36,7 +37,8 @@ def export_trace(states: Iterable[FlowRunState], tracer: trace.Tracer) -> str | 
 
     Ids are hashes of the run's id and of the states', so that a second export is the same trace and the same spans. OpenTelemetry's API lets nobody
     choose the id of a span; a tracer of its SDK asks the `id_generator` that it has, and a copy of the tracer is given one that answers so. Another
-    tracer, which has none, gets the trace's id alone, by a remote parent that nobody has seen, and its spans have new ids at each export.
+    tracer, also one that wraps the SDK's, gets the trace's id alone, by a remote parent that nobody has seen, and its spans have new ids at each
+    export.
 
     InvalidInputError for `states` of several runs, or with one before 1970 or after 2553, at the year 9999 say: exporters send a time as 64 bits of
     nanoseconds since 1970. Also for a `tracer` that is none.
@@ -121,14 +123,16 @@ class _Ids:
     def given_to(self, tracer: trace.Tracer) -> trace.Tracer:
         """A tracer that takes these ids, if this is one that can."""
         # A tracer that was asked for before there was a provider hands on to the provider's.
-        real = getattr(tracer, "_tracer", tracer)
-        if not hasattr(real, "id_generator"):
+        real: Any = tracer._tracer if type(tracer) is trace.ProxyTracer else tracer
+        # By what it is: one that wraps the SDK's may have all that it has, and does more with each span. A class that is not imported has no tracers.
+        if type(real) is not getattr(sys.modules.get("opentelemetry.sdk.trace"), "Tracer", None):
             return tracer
         self.are_asked_for, self._others = True, real.id_generator
         # A copy, since others go on with this one.
         real = copy(real)
         real.id_generator = self
-        return real
+        tracer = real
+        return tracer
 
     def as_parent(self) -> Context:
         """These ids as those of a span elsewhere."""
