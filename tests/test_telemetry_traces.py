@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -232,11 +232,21 @@ def test_without_a_provider_nothing_is_recorded() -> None:
 def test_what_cannot_be_exported(spans: Spans) -> None:
     tracer = spans.provider.get_tracer("mine")
     assert export_trace([], tracer) is None
+    one = state(uuid4(), "RUNNING", 0)
+    other = state(one.flow_run_id, "COMPLETED", 1)
+    partial: Any = FlowRunState.model_construct
     refused: list[tuple[list[Any], str]] = [
         ([state(uuid4(), "RUNNING", 0), state(uuid4(), "RUNNING", 1)], r"\[1\] is of another run"),
         ([state(uuid4(), "RUNNING", -(60 * 86_400) * 365)], r"\[0\] began at 1964-\S+, which no trace can hold"),
         ([state(uuid4(), "RUNNING", 3600 * 24 * 365 * 531)], r"\[0\] began at 2554-\S+, which no trace can hold"),
         ([{}], r"\[0\] is a dict, not a FlowRunState"),
+        ([one, other, one], rf"\[2\] has the id of one before it, {one.id}$"),
+        ([one, other.model_copy(update={"id": one.id})], rf"\[1\] has the id of one before it, {one.id}$"),
+        ([one, other.model_copy(update={"timestamp": NOON.replace(tzinfo=None)})], r"\[1\]\.timestamp: .* has no time zone"),
+        ([one.model_copy(update={"timestamp": None})], r"\[0\]\.timestamp: is None, not a datetime$"),
+        ([one.model_copy(update={"id": 5})], r"\[0\]\.id: "),
+        ([one.model_copy(update={"name": None})], r"\[0\]\.name: is None, not a str$"),
+        ([partial(id=one.id)], r"\[0\]\.created: is missing$"),
     ]
     for states, message in refused:
         with pytest.raises(InvalidInputError, match=rf"^states: {message}"):
@@ -273,6 +283,13 @@ def test_any_id_makes_an_id_of_its_own() -> None:
         assert len({trace_id_of(span) for span in spans.all}) == len(ids)
 
     test()
+
+
+def test_a_copy_with_values_that_can_be_read_is_taken(spans: Spans) -> None:
+    changes = {"type": "FAILED", "state_details": {"traceparent": PARENT}, "timestamp": NOON.astimezone(timezone(timedelta(hours=5)))}
+    assert export_trace([history()[0].model_copy(update=changes)], spans.provider.get_tracer("mine")) == PARENT.split("-")[1]
+    made, whole = spans.all
+    assert (times_of(made)[0], attributes(whole)["flowstates.flow_run_state.type"]) == (nanoseconds(0), "FAILED")
 
 
 async def test_a_history_as_it_is_read(pool: Pool, spans: Spans) -> None:

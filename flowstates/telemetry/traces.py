@@ -13,10 +13,11 @@ from uuid import UUID
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from pydantic import ValidationError
 
 from flowstates.errors import InvalidInputError
 from flowstates.records import FlowRunState, StateType
-from flowstates.values import kind_of
+from flowstates.values import invalid_input, kind_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END = datetime(2554, 1, 1, tzinfo=UTC)  # exporters send a time as 64 bits of nanoseconds
@@ -40,8 +41,8 @@ def export_trace(states: Iterable[FlowRunState], tracer: trace.Tracer) -> str | 
     tracer, also one that wraps the SDK's, gets the trace's id alone, by a remote parent that nobody has seen, and its spans have new ids at each
     export.
 
-    InvalidInputError for `states` of several runs, or with one before 1970 or after 2553, at the year 9999 say: exporters send a time as 64 bits of
-    nanoseconds since 1970. Also for a `tracer` that is none.
+    InvalidInputError for `states` of several runs, or with one twice, or with one before 1970 or after 2553, at the year 9999 say: exporters send a
+    time as 64 bits of nanoseconds since 1970. Also for a `tracer` that is none.
     """
     # By its method: a tracer that wraps another one need not be of the API's class.
     if not callable(getattr(tracer, "start_span", None)):
@@ -79,15 +80,25 @@ def export_trace(states: Iterable[FlowRunState], tracer: trace.Tracer) -> str | 
 def _checked(states: Iterable[FlowRunState]) -> list[FlowRunState]:
     if not isinstance(states, Iterable) or isinstance(states, FlowRunState):  # which can be iterated too, over its fields
         raise InvalidInputError("states", f"is {kind_of(states)}, not the states of a run")
-    history = list(states)
-    for index, state in enumerate(history):
-        if not isinstance(state, FlowRunState):
-            raise InvalidInputError("states", f"[{index}] is {kind_of(state)}, not a FlowRunState")
-        if state.flow_run_id != history[0].flow_run_id:
+    history: dict[UUID, FlowRunState] = {}
+    run = None
+    for index, given in enumerate(states):
+        if not isinstance(given, FlowRunState):
+            raise InvalidInputError("states", f"[{index}] is {kind_of(given)}, not a FlowRunState")
+        try:
+            state = FlowRunState.model_validate(vars(given))  # model_copy and model_construct check nothing
+        except ValidationError as error:
+            wrong = invalid_input(error)
+            raise InvalidInputError("states", f"[{index}].{wrong.field}: {wrong.message}") from None
+        run = run or state.flow_run_id
+        if state.flow_run_id != run:
             raise InvalidInputError("states", f"[{index}] is of another run than the first one")
+        if state.id in history:
+            raise InvalidInputError("states", f"[{index}] has the id of one before it, {state.id}")
         if not _EPOCH <= state.timestamp < _END:
             raise InvalidInputError("states", f"[{index}] began at {state.timestamp.isoformat()}, which no trace can hold")
-    return history
+        history[state.id] = state
+    return list(history.values())
 
 
 def _parent(traceparent: str | None) -> trace.SpanContext:
@@ -125,13 +136,12 @@ class _Ids:
         # A tracer that was asked for before there was a provider hands on to the provider's.
         real: Any = tracer._tracer if type(tracer) is trace.ProxyTracer else tracer
         # By what it is: one that wraps the SDK's may have all that it has, and does more with each span. A class that is not imported has no tracers.
-        if type(real) is not getattr(sys.modules.get("opentelemetry.sdk.trace"), "Tracer", None):
-            return tracer
-        self.are_asked_for, self._others = True, real.id_generator
-        # A copy, since others go on with this one.
-        real = copy(real)
-        real.id_generator = self
-        tracer = real
+        if type(real) is getattr(sys.modules.get("opentelemetry.sdk.trace"), "Tracer", None):
+            self.are_asked_for, self._others = True, real.id_generator
+            # A copy, since others go on with this one.
+            real = copy(real)
+            real.id_generator = self
+            tracer = real
         return tracer
 
     def as_parent(self) -> Context:
