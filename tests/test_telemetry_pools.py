@@ -116,6 +116,70 @@ async def test_several_pools(dsn: str, metrics: Metrics) -> None:
         assert metrics.numbers(MOST) == {("one",): 4}
 
 
+async def test_a_pool_that_is_observed_twice(dsn: str, metrics: Metrics) -> None:
+    others = Metrics()
+    async with create_pool(dsn, max_size=1) as pool:
+        for provider, name in ((metrics.provider, "one"), (metrics.provider, "two"), (others.provider, "one")):
+            observe_pool(pool, name=name, meter_provider=provider)
+        await pool.fetchval("select 1")
+        connection = await pool.acquire()
+        await pool.release(connection)
+        for of, name in ((metrics, "one"), (metrics, "two"), (others, "one")):
+            assert (await waited(of, name))[0] == 2
+        assert (metrics.numbers(MOST), others.numbers(MOST)) == ({("one",): 1, ("two",): 1}, {("one",): 1})
+    others.provider.shutdown()
+
+
+async def test_a_pool_whose_waits_are_of_a_class_of_their_own(dsn: str, metrics: Metrics) -> None:
+    class Waiting(PoolAcquireContext):
+        __slots__ = ()
+
+    class Mine(asyncpg.Pool):
+        __slots__ = ()
+
+        def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext:
+            acquiring = super().acquire(timeout=timeout)
+            acquiring.__class__ = Waiting
+            return acquiring
+
+    async with create_pool(dsn) as pool:
+        pool.__class__ = Mine
+        observe_pool(pool, meter_provider=metrics.provider)
+        async with pool.acquire():
+            pass
+        assert (await waited(metrics))[0] == 1
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": []}, "name: is a list, not a str"),
+        ({"name": 5}, "name: is an int, not a str"),
+        ({"name": None}, "name: is None, not a str"),
+        ({"name": b"x"}, "name: is a bytes, not a str"),
+        ({"name": ""}, "name: is empty"),
+        ({"meter_provider": "x"}, "meter_provider: is a str, not a MeterProvider of OpenTelemetry"),
+        ({"meter_provider": []}, "meter_provider: is a list, not a MeterProvider of OpenTelemetry"),
+    ],
+)
+async def test_what_is_no_name_or_provider_is_refused(dsn: str, metrics: Metrics, options: dict[str, Any], message: str) -> None:
+    async with create_pool(dsn) as pool:
+        with pytest.raises(InvalidInputError) as caught:
+            observe_pool(pool, **{"meter_provider": metrics.provider} | options)
+        assert str(caught.value) == message
+        assert type(pool) is asyncpg.Pool
+    assert metrics.read() == {}
+
+
+@pytest.mark.once
+async def test_a_closed_pool_is_refused(dsn: str, metrics: Metrics) -> None:
+    async with create_pool(dsn) as pool:
+        pass
+    with pytest.raises(InvalidInputError, match=r"^pool: is closed$"):
+        observe_pool(pool, meter_provider=metrics.provider)
+
+
 async def test_a_pool_stays_what_it_was(dsn: str, metrics: Metrics) -> None:
     class Mine(asyncpg.Pool):
         acquired = 0

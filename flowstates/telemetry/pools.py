@@ -27,11 +27,22 @@ def observe_pool(pool: asyncpg.Pool, *, name: str = "flowstates", meter_provider
     - `db.client.connection.wait_time`, a histogram in seconds: how long each wait for a connection took, if it got one. These are the waits of all
       who ask the pool, not only of this library; a connection that had to be opened counts with the time that this took.
 
-    `meter_provider` None is the global one, also if that is set later. InvalidInputError for what is no asyncpg pool, and for a name that an open
-    pool has.
+    A pool that is given twice, with another name or provider, is measured for both.
+
+    `meter_provider` None is the global one, also if that is set later. InvalidInputError for what is no asyncpg pool, or a closed one, for a name
+    that an open pool has or that is no text, and for what is no provider.
     """
     if not isinstance(pool, asyncpg.Pool):
         raise InvalidInputError("pool", f"is {kind_of(pool)}, not an asyncpg pool")
+    if pool.is_closing():
+        raise InvalidInputError("pool", "is closed")
+    if not isinstance(name, str):
+        raise InvalidInputError("name", f"is {kind_of(name)}, not a str")
+    if not name:
+        raise InvalidInputError("name", "is empty")
+    # By its method: one that wraps another need not be of the API's class.
+    if meter_provider is not None and not callable(getattr(meter_provider, "get_meter", None)):
+        raise InvalidInputError("meter_provider", f"is {kind_of(meter_provider)}, not a MeterProvider of OpenTelemetry")
     _meters(meter_provider).observe(pool, name)
 
 
@@ -83,25 +94,30 @@ _meters = cache(_Meters)
 def _timed(kind: type[asyncpg.Pool], waited: Callable[[float], None]) -> type[asyncpg.Pool]:
     """A pool of this kind that tells how long each wait for a connection took, in seconds."""
 
-    class Acquiring(PoolAcquireContext):
-        __slots__ = ()
+    @cache
+    def timed(acquiring: type[PoolAcquireContext]) -> type[PoolAcquireContext]:
+        # Of the class that it is, as the pool may be of a class of its own, or observed already.
+        class Acquiring(acquiring):  # type: ignore[misc, valid-type]
+            __slots__ = ()
 
-        async def __aenter__(self) -> Any:
-            begun = perf_counter()
-            connection = await super().__aenter__()
-            waited(perf_counter() - begun)
-            return connection
+            async def __aenter__(self) -> Any:
+                begun = perf_counter()
+                connection = await super().__aenter__()
+                waited(perf_counter() - begun)
+                return connection
 
-        def __await__(self) -> Generator[Any, Any, Any]:
-            begun = perf_counter()
-            connection = yield from super().__await__()
-            waited(perf_counter() - begun)
-            return connection
+            def __await__(self) -> Generator[Any, Any, Any]:
+                begun = perf_counter()
+                connection = yield from super().__await__()
+                waited(perf_counter() - begun)
+                return connection
+
+        return Acquiring
 
     def acquire(self: asyncpg.Pool, *, timeout: float | None = None) -> PoolAcquireContext:
         acquiring = kind.acquire(self, timeout=timeout)
-        if type(acquiring) is PoolAcquireContext:
-            acquiring.__class__ = Acquiring
+        if isinstance(acquiring, PoolAcquireContext):
+            acquiring.__class__ = timed(type(acquiring))  # type: ignore[arg-type]  # a class has a hash of its own
         return acquiring
 
     return type(kind.__name__, (kind,), {"__slots__": (), "__module__": kind.__module__, "acquire": acquire})
