@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from types import FunctionType
@@ -129,6 +130,14 @@ def test_the_methods_are_the_plain_functions_before_and_after() -> None:
     for _ in range(2):
         uninstrument()
     assert {(class_, name): method for class_ in CALLED for name, method in vars(class_).items()} == PLAIN
+
+
+@pytest.mark.once
+def test_what_is_no_provider_is_refused_and_changes_nothing(spans: Spans) -> None:
+    before = {(class_, name): method for class_ in CALLED for name, method in vars(class_).items()}
+    with pytest.raises(InvalidInputError, match=r"^tracer_provider: is a str, not a TracerProvider of OpenTelemetry$"):
+        instrument(tracer_provider="x")  # type: ignore[arg-type]
+    assert {(class_, name): method for class_ in CALLED for name, method in vars(class_).items()} == before
 
 
 async def make(pool: Pool, layout: Layout) -> FlowRunState:
@@ -385,12 +394,32 @@ async def test_an_error_of_a_stream(own_database: str, own_pool: Pool, spans: Sp
     assert attributes(spans.one)["error.type"] == "42P01"
 
 
+async def test_a_stream_can_be_closed_before_its_end(pool: Pool, spans: Spans) -> None:
+    of = FlowRunStateFilter(flow_run_ids=[await some(pool)])
+    spans.clear()
+    async with FlowRunStateRepository(pool).stream_flow_run_states(of) as stream:
+        async with aclosing(stream) as closing:  # type: ignore[type-var]
+            async for _ in closing:
+                break
+        assert [state async for state in stream] == []
+    assert spans.one.status.status_code is StatusCode.UNSET
+
+
 async def test_a_stream_that_cannot_begin(dsn: str, spans: Spans) -> None:
     async with create_pool(dsn, max_size=1) as pool, pool.acquire():
         states = FlowRunStateRepository(pool)
         with pytest.raises(InvalidInputError):
             states.stream_flow_run_states("nonsense")  # type: ignore[arg-type]
-        assert spans.all == []
+        assert (spans.one.name, attributes(spans.one)["error.type"]) == (
+            "stream_flow_run_states flow_run_state",
+            "flowstates.errors.InvalidInputError",
+        )
+        assert (spans.one.status.status_code, spans.one.status.description) == (StatusCode.ERROR, "filter: is a str, not a FlowRunStateFilter")
+        spans.clear()
+        with pytest.raises(InvalidInputError):
+            FlowRunStateFeed(pool).consume("billing", limit=0)
+        assert (spans.one.name, spans.one.status.description) == ("consume flow_run_state", "limit: is 0, not a number from 1 to 10,000")
+        spans.clear()
         with pytest.raises(TimeoutError):
             async with states.stream_flow_run_states(timeout=0.01):
                 pass

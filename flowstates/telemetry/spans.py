@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sized
+from collections.abc import AsyncGenerator, Callable, Sized
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import wraps
 from inspect import iscoroutinefunction, isfunction
@@ -15,10 +15,12 @@ from opentelemetry import context, trace
 from flowstates.analytics import FlowRunStateAnalytics
 from flowstates.engine import retries
 from flowstates.engine.connections import Acquired, AnyConnection
+from flowstates.errors import InvalidInputError
 from flowstates.feed import FeedBatch, FeedPage, FlowRunStateFeed
 from flowstates.repository import FlowRunStateRepository
 from flowstates.retention import FlowRunStateRetention, PruneReport
 from flowstates.telemetry import scope
+from flowstates.values import kind_of
 
 _CLASSES = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention, FlowRunStateFeed)
 _WITHOUT = frozenset({"follow"})
@@ -47,8 +49,11 @@ def instrument(*, tracer_provider: trace.TracerProvider | None = None) -> None:
     An error that a call raises, a cancellation too, makes its span an error: `error.type` is the SQLSTATE, which is `db.response.status_code` too,
     or else the name of the class; the status has the first line of the message. What the caller raises in a block does not.
 
-    `tracer_provider` None is the global one, also if that is set later.
+    `tracer_provider` None is the global one, also if that is set later; InvalidInputError for what is no provider.
     """
+    # By its method: one that wraps another need not be of the API's class.
+    if tracer_provider is not None and not callable(getattr(tracer_provider, "get_tracer", None)):
+        raise InvalidInputError("tracer_provider", f"is {kind_of(tracer_provider)}, not a TracerProvider of OpenTelemetry")
     uninstrument()
     tracer = trace.get_tracer(scope.NAME, scope.VERSION, tracer_provider, schema_url=scope.SCHEMA)
     for class_ in _CLASSES:
@@ -180,7 +185,16 @@ def _with_span(tracer: trace.Tracer, method: Callable[..., Any]) -> Callable[...
 def _with_span_of_block(tracer: trace.Tracer, method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def spanned(*arguments: Any, **options: Any) -> _Block:
-        return _Block(tracer, method.__name__, method(*arguments, **options))
+        try:
+            inside = method(*arguments, **options)
+        except Exception:
+            call = _Call(tracer, method.__name__)
+            try:
+                with call:
+                    raise
+            finally:
+                call.end()
+        return _Block(tracer, method.__name__, inside)
 
     return spanned
 
@@ -203,7 +217,7 @@ class _Block:
                 given = await self._inside.__aenter__()
             self._call.tell_answer(given)
             stack.pop_all()
-        return _Items(given, self._call) if isinstance(given, AsyncIterator) else given
+        return _Items(given, self._call) if isinstance(given, AsyncGenerator) else given
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None) -> bool | None:
         try:
@@ -218,7 +232,7 @@ class _Items:
 
     __slots__ = ("_call", "_items")
 
-    def __init__(self, items: AsyncIterator[Any], call: _Call) -> None:
+    def __init__(self, items: AsyncGenerator[Any], call: _Call) -> None:
         self._items = items
         self._call = call
 
@@ -228,3 +242,7 @@ class _Items:
     async def __anext__(self) -> Any:
         with self._call:
             return await self._items.__anext__()
+
+    async def aclose(self) -> None:
+        with self._call:
+            await self._items.aclose()
