@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from socket import gaierror
 from uuid import uuid4
 
@@ -107,6 +110,43 @@ def test_what_fails_again_when_it_is_done_again(error: BaseException) -> None:
     assert not is_retryable(error)
 
 
+PASSES = {
+    "connection is closed",
+    "cannot perform operation: connection is closed",
+    "cannot perform operation: another operation is cancelling",
+    "cannot call {}.{}(): the underlying connection is closed",
+    # Of a connection that was lost, too.
+    "cannot call {}.{}(): the underlying connection has been released back to the pool",
+    "cannot call Connection.{}(): connection has been released back to the pool",
+    "pool is being initialized in another task",
+    "pool is being initialized, but not yet ready: likely there is a race between creating a pool and using it",
+    # Of a rollback after a commit that failed, which hides why.
+    "cannot {}; the transaction is in error state",
+}
+"""What asyncpg's InterfaceError says, in its source, of what passes by itself."""
+
+
+def said_by_asyncpg() -> set[str]:
+    """All texts of InterfaceError in its source: what Python makes of the literals, and `{}` for each value in an f-string."""
+    folder = Path(asyncpg.__file__).parent
+    raised, literal = re.compile(r"\bInterfaceError\("), r"f?\"(?:\\.|[^\"\\\n])*\"|f?'(?:\\.|[^'\\\n])*'"
+    texts = set()
+    for file in [*folder.rglob("*.py"), *folder.rglob("*.pyx")]:
+        source = file.read_text()
+        for at in raised.finditer(source):
+            if literals := re.match(rf"(?:\s*(?:{literal}))+", source[at.end() :]):
+                tree = ast.parse(f"({literals[0].strip()})", mode="eval").body
+                parts = tree.values if isinstance(tree, ast.JoinedStr) else [tree]
+                texts.add("".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts))
+    return texts
+
+
+def test_all_that_asyncpg_says_of_its_use_is_sorted() -> None:
+    said = said_by_asyncpg()
+    assert len(said) > 40
+    assert {text for text in said if is_retryable(asyncpg.InterfaceError(text))} == PASSES
+
+
 @pytest.mark.versions
 async def test_misuse_fails_again_when_it_is_done_again(dsn: str) -> None:
     async with create_pool(dsn) as pool:
@@ -117,11 +157,18 @@ async def test_misuse_fails_again_when_it_is_done_again(dsn: str) -> None:
             assert first == []
             with pytest.raises(asyncpg.InterfaceError) as of_arguments:
                 await connection.fetch("select $1::text")
+            transaction = connection.transaction()
+            await transaction.start()
+            with pytest.raises(asyncpg.InterfaceError) as of_a_second_start:
+                await transaction.start()
+            await transaction.commit()
+            with pytest.raises(asyncpg.InterfaceError) as of_a_second_commit:
+                await transaction.commit()
         other = create_pool(dsn)
         with pytest.raises(asyncpg.InterfaceError) as of_another_pool:
             async with pool.acquire() as connection, other:
                 await other.release(connection)
-    errors = [second, of_arguments.value, of_another_pool.value]
+    errors = [second, of_arguments.value, of_a_second_start.value, of_a_second_commit.value, of_another_pool.value]
     with pytest.raises(asyncpg.InterfaceError) as of_pool:
         await states.read_flow_run_states(uuid4())
     with pytest.raises(asyncpg.InterfaceError) as of_new_pool:

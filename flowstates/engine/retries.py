@@ -34,11 +34,10 @@ _RETRYABLE = (
 _UNSUPPORTED = (asyncpg.UnsupportedClientFeatureError, asyncpg.UnsupportedServerFeatureError)
 _KEYS = frozenset({"pk_flow_run", "pk_flow_run_state", "uq_flow_run_state__flow_run_id_timestamp"})
 
-_MISUSE = re.compile(
-    "pool is (closed|closing|not initialized)|another operation is in progress|the server expects |number of query arguments"
-    "|is not a member of this pool|already acquired|manually"
+_PASSES = re.compile(
+    "connection is closed|released back to the pool|another operation is cancelling|pool is being initialized|transaction is in error state"
 )
-"""What asyncpg's InterfaceError says of a caller's mistake: it has one class for that and for a connection that is closed."""
+"""What asyncpg's InterfaceError says of a connection that is gone, or of what is under way. All else that it says is of a caller's mistake."""
 
 listeners: list[Callable[[], None]] = []
 """Each is called when something is done again, in the task that does it."""
@@ -49,22 +48,24 @@ def is_retryable(error: BaseException) -> bool:
 
     True for what the server undoes for another transaction's sake (40001, 40P01), for a lock that was not to be had (55P03), for ContentionError, for
     two transactions that created one id or one run at a moment (23505 of a key of ours), and for what asyncpg raises when a connection breaks or
-    cannot be had: its PostgresConnectionError, InterfaceError and InternalClientError, a server that starts or stops (57P01 to 57P03), a session
-    that was idle too long (25P03, 57P05), too many connections (53300), OSError and with it TimeoutError.
+    cannot be had: its PostgresConnectionError, InternalClientError, an InterfaceError of that, a server that starts or stops (57P01 to 57P03), a
+    session that was idle too long (25P03, 57P05), too many connections (53300), OSError and with it TimeoutError.
 
     True too for SQLAlchemy's DBAPIError of one of these, or of a connection that it has given up, and for its TimeoutError, of a pool that had none
     free.
 
     False for all else: a wrong argument, another state than the expected one, what a statement_timeout or a person has cancelled (57014), a
     cancellation of the task, an OSError of a file, and what asyncpg's InterfaceError says of misuse: a closed pool, a second call at once on one
-    connection. A connection used after it was given back to its pool is true, as asyncpg says the same of one that was lost, so a loop is to have an
-    end. After an error of a connection or a TimeoutError a create may have been stored: only one with an `id` of the caller's is to be done again.
+    connection, a transaction that is started twice. A connection used after it was given back to its pool is true, as asyncpg says the same of one
+    that was lost, and so is a rollback of a transaction whose commit failed, which hides why; so a loop is to have an end.
+
+    After an error of a connection or a TimeoutError a create may have been stored: only one with an `id` of the caller's is to be done again.
     """
     if isinstance(error, asyncpg.UniqueViolationError):
         return error.constraint_name in _KEYS
     if isinstance(error, OSError) and error.filename is not None:
         return False  # of a file; what a Unix socket says names none
-    if isinstance(error, asyncpg.InterfaceError) and _MISUSE.search(str(error)):
+    if isinstance(error, asyncpg.InterfaceError) and not _PASSES.search(str(error)):
         return False
     # What asyncpg makes of a wrong value or option is an InterfaceError and a ValueError.
     if isinstance(error, _RETRYABLE):
