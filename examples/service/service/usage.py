@@ -2,7 +2,13 @@
 
 import logging
 
-from flowstates import FlowRunStateFeed, FlowRunStateFilter, FlowRunStateRepository, HistoryPrunedError
+from flowstates import (
+    FlowRunStateFeed,
+    FlowRunStateFilter,
+    FlowRunStateRepository,
+    HistoryPrunedError,
+    InvalidInputError,
+)
 from flowstates.telemetry import export_trace
 from opentelemetry import trace
 
@@ -25,9 +31,12 @@ async def count(feed: FlowRunStateFeed) -> bool:
             # Committed with the position of this consumer, or undone with it.
             await batch.connection.executemany(COUNT, [[run] for run in runs])
             histories = await FlowRunStateRepository(batch.connection).read_flow_run_states_by_run(runs, last=1000)
-            for states in histories.values():
+            for run, states in histories.items():
                 # If the block is undone it is done again, which does no harm: it is the same trace each time.
-                export_trace(states, tracer)
+                try:
+                    export_trace(states, tracer)
+                except InvalidInputError as error:  # a state at the year 9999, say; the job counts all the same
+                    log.warning("run %s has no trace: %s", run, error)
     except HistoryPrunedError as error:
         log.error("jobs were pruned before they were counted: %s", error)
         return await feed.move(NAME, error.oldest, expected=error.position)

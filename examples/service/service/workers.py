@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, time, timedelta
@@ -17,9 +18,21 @@ DAY = timedelta(days=1)
 log = logging.getLogger(__name__)
 
 
+def end_process() -> None:
+    """As a supervisor ends it: what is being answered is answered first. A supervisor then starts it again."""
+    signal.raise_signal(signal.SIGTERM)
+
+
 @asynccontextmanager
-async def workers(pool: asyncpg.Pool) -> AsyncGenerator[None]:
-    """Runs them for as long as the block."""
+async def workers(pool: asyncpg.Pool, *, give_up: Callable[[], object] = end_process) -> AsyncGenerator[None]:
+    """Runs them for as long as the block. Where one ends by an error it calls `give_up`: no service is to take jobs
+    that nobody does."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.critical("the worker %r has ended", task.get_name(), exc_info=task.exception())
+            give_up()
+
     feed = FlowRunStateFeed(pool)
     tasks = [
         asyncio.create_task(again_and_again(step, pause), name=name)
@@ -30,6 +43,8 @@ async def workers(pool: asyncpg.Pool) -> AsyncGenerator[None]:
             ("prune", lambda: prune(pool), lambda: seconds_until(time(3, tzinfo=UTC), datetime.now(UTC))),
         ]
     ]
+    for task in tasks:
+        task.add_done_callback(ended)
     try:
         yield
     finally:
@@ -45,7 +60,6 @@ async def again_and_again(step: Callable[[], Awaitable[bool]], pause: Callable[[
             has_more = await step()
         except Exception as error:
             if not is_retryable(error):
-                log.exception("a worker ends")
                 raise
             log.warning("a worker goes on after a pause: %r", error)
             has_more = False

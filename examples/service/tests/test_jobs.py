@@ -9,7 +9,7 @@ from flowstates.testing import assert_history, history
 
 from service import jobs, usage
 from service.jobs import give_up_lost, submit, work
-from service.workers import DAY, KEPT, prune, seconds_until
+from service.workers import DAY, KEPT, prune, seconds_until, workers
 
 ENDED = "SCHEDULED +1s RUNNING +5s COMPLETED"
 
@@ -86,6 +86,29 @@ async def test_each_job_is_counted_once(flowstates_pool: asyncpg.Pool) -> None:
     await flowstates_pool.execute("alter table usage drop constraint at_most")
     await asyncio.gather(*[count_all(feed) for _ in range(4)])
     assert await counted(flowstates_pool) == {"north": 2}
+
+
+async def test_a_job_whose_run_can_be_no_trace_is_counted(
+    flowstates_pool: asyncpg.Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    far = await make(flowstates_pool, ENDED, ago=datetime.now(UTC) - datetime(9998, 1, 1, tzinfo=UTC))
+    await make(flowstates_pool, ENDED)
+    await count_all(FlowRunStateFeed(flowstates_pool))
+    assert await counted(flowstates_pool) == {"north": 2}
+    assert f"run {far} has no trace: states: [0] began at 9998-" in caplog.text
+
+
+async def test_a_worker_that_ends_is_told_and_one_that_is_ended_is_not(
+    flowstates_pool: asyncpg.Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = asyncio.Event()
+    async with workers(flowstates_pool, give_up=ended.set):
+        await asyncio.sleep(0)
+    assert not ended.is_set()
+    await flowstates_pool.execute("alter table flow_run_state rename to elsewhere")
+    async with workers(flowstates_pool, give_up=ended.set), asyncio.timeout(60):
+        await ended.wait()
+    assert 'relation "flow_run_state" does not exist' in caplog.text
 
 
 async def test_old_jobs_go_with_their_runs(flowstates_pool: asyncpg.Pool) -> None:
