@@ -1,5 +1,7 @@
 """The application: jobs over HTTP, and the pages of flowstates behind a password."""
 
+import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from secrets import compare_digest
@@ -8,16 +10,19 @@ from uuid import UUID
 
 import asyncpg
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from flowstates import FlowRunStateRepository, check, create_pool
+from flowstates import FlowRunStateRepository, FlowStatesError, check, create_pool, is_retryable
 from flowstates.telemetry import observe_pool
 from flowstates.web import create_router
 from opentelemetry import trace
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service import jobs
 from service.workers import workers
 
+log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 routes = APIRouter()
 
@@ -37,6 +42,8 @@ def let_in(request: Request, user: Annotated[HTTPBasicCredentials, Depends(HTTPB
 
 
 class NewJob(BaseModel):
+    model_config = ConfigDict(strict=True)  # "1" and true are no numbers
+
     customer: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
     seconds: float = Field(ge=0, le=60)
 
@@ -75,6 +82,18 @@ async def read_usage(request: Request) -> dict[str, int]:
     return {row["customer"]: row["jobs"] for row in await pool_of(request).fetch("select customer, jobs from usage")}
 
 
+async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
+    # Without what was given, as FastAPI has it: NaN and half of a surrogate pair cannot be answered.
+    return JSONResponse({"detail": [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]}, 422)
+
+
+async def try_later(request: Request, error: Exception) -> JSONResponse:
+    if not is_retryable(error):
+        raise error
+    log.warning("%s %s: 503: %r", request.method, request.url.path, error)
+    return JSONResponse({"detail": "try again later"}, 503, {"Retry-After": "1"})
+
+
 def create_app(dsn: str, password: str) -> FastAPI:
     """The service, which does not start on a database that Alembic has not brought up to date."""
 
@@ -90,7 +109,15 @@ def create_app(dsn: str, password: str) -> FastAPI:
 
     app = FastAPI(title="jobs", lifespan=lifespan, openapi_url=None)
     app.state.password = password
+    app.exception_handler(RequestValidationError)(refuse)
+    for kind in (FlowStatesError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+        app.add_exception_handler(kind, try_later)
     only_known = [Depends(let_in)]
     app.include_router(routes, dependencies=only_known)
     app.include_router(create_router(states_of, prefix="/states", dependencies=only_known))
     return app
+
+
+def app_from_environment() -> FastAPI:
+    """For uvicorn: the service on the database of DATABASE_URL, behind the password PASSWORD."""
+    return create_app(os.environ["DATABASE_URL"], os.environ["PASSWORD"])

@@ -1,10 +1,20 @@
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
+import asyncpg
+import httpx2
 import pytest
 from alembic import command
 from alembic.config import Config
 from fastapi.testclient import TestClient
+from flowstates import embedded_postgres
 from flowstates.telemetry import instrument, uninstrument
 from flowstates.testing import Databases
 from opentelemetry import trace
@@ -13,7 +23,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from service.app import create_app
-from tests.conftest import ROOT
+from tests.conftest import ROOT, upgrade
 
 
 @pytest.fixture
@@ -72,6 +82,67 @@ def test_a_job_from_its_request_to_its_trace(client: TestClient, spans: InMemory
 def test_only_who_has_the_password_is_let_in(client: TestClient, path: str) -> None:
     assert client.get(path).status_code in (200, 404)
     assert client.get(path, auth=("any", "simsim")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"customer": "north", "seconds": NaN}',
+        b'{"customer": "north", "seconds": -Infinity}',
+        b'{"customer": "north", "seconds": 1e400}',
+        b'{"customer": "north", "seconds": "1"}',
+        b'{"customer": "north", "seconds": true}',
+        b'{"customer": "\\ud800", "seconds": 1}',
+        b'{"customer": "North", "seconds": 1}',
+        b"NaN",
+        b"{",
+    ],
+)
+def test_what_is_no_job_is_refused(client: TestClient, body: bytes) -> None:
+    answer = client.post("/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    (why,) = answer.json()["detail"]
+    assert why.keys() == {"type", "loc", "msg"}
+
+
+def test_while_its_server_is_away_it_says_so() -> None:
+    with ExitStack() as server:
+        dsn = server.enter_context(embedded_postgres())
+        upgrade(dsn)
+        with TestClient(create_app(dsn, "sesame")) as client:
+            client.auth = ("any", "sesame")
+            assert client.get("/usage").status_code == 200
+            server.close()
+            for path in ("/usage", "/states/", "/jobs/0195f2a0-7d1c-7cc3-98c4-dc0c0c07398f"):
+                answer = client.get(path)
+                assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+
+
+def test_deployed_it_ends_when_a_worker_has_ended(flowstates_dsn: str) -> None:
+    command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:app_from_environment", "--port", "0"]
+    environment = os.environ | {"DATABASE_URL": flowstates_dsn, "PASSWORD": "sesame"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            said = ""
+            while (running := re.search(r"running on (http://\S+)", said)) is None:
+                said += (line := process.stderr.readline())
+                assert line, said
+            with httpx2.Client(trust_env=False, auth=("any", "sesame"), timeout=60) as client:
+                assert client.get(f"{running[1]}/usage").json() == {}
+            asyncio.run(break_the_table(flowstates_dsn))
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert re.search("the worker '.+' has ended\n", said)
+    assert "Application shutdown complete" in said
+    assert process.returncode == -signal.SIGTERM
+
+
+async def break_the_table(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("alter table flow_run_state rename to elsewhere")
+    await connection.close()
 
 
 @pytest.fixture
