@@ -106,7 +106,7 @@ def test_what_is_no_job_is_refused(client: TestClient, body: bytes) -> None:
 
 
 def test_while_its_server_is_away_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Without workers: asyncpg 0.30 may wait for ever to close a pool whose connection was lost in the middle of a query.
+    # Without workers: asyncpg 0.30 may wait for ever to close a pool whose connection was lost while it was busy.
     monkeypatch.setattr("service.app.workers", lambda pool: nullcontext())
     with ExitStack() as server:
         dsn = server.enter_context(embedded_postgres())
