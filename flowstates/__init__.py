@@ -2,6 +2,7 @@
 
 import flowstates.interrupts  # noqa: F401 (before all else)  # isort: split
 from flowstates.analytics import FlowRunStateAnalytics, StateCount, TimeInState
+from flowstates.batches import BatchedCreates, batched
 from flowstates.database.checks import check
 from flowstates.database.definitions import TABLES
 from flowstates.database.embedded import embedded_postgres
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TABLES",
+    "BatchedCreates",
     "Blocker",
     "ConsumerPosition",
     "ContentionError",
@@ -77,6 +79,7 @@ __all__ = [
     "TypeName",
     "UnexpectedStateError",
     "UnreadableRowError",
+    "batched",
     "check",
     "check_plans",
     "create_pool",

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from flowstates.engine.appending import Expectation, Expected, Transitions, append, expectations
+from flowstates.engine.appending import Expected, Transitions, append, expectation_of, expectations
 from flowstates.engine.bulk import New, append_many
 from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.execution import Execution
@@ -218,12 +218,7 @@ class FlowRunStateRepository:
             data=data,
             result_artifact_id=result_artifact_id,
         )
-        if expected is ... and self._expectations is not None:
-            if new.type not in self._expectations:
-                raise InvalidInputError("type", f"{new.type} follows nothing, by the transitions that were given")
-            expectation = self._expectations[new.type]
-        else:
-            expectation = Expectation.of(expected)
+        expectation = expectation_of(new, expected, self._expectations)
         return await append(self._execution, new, expectation, is_id_given=id is not None, timeout=timeout)
 
     async def create_flow_run_states(

@@ -97,6 +97,15 @@ def expectations(transitions: Transitions) -> dict[StateType, Expectation]:
     return {type_: Expectation(types=frozenset(types)) for type_, types in before.items()}
 
 
+def expectation_of(new: NewFlowRunState, expected: Expected, expectations: Mapping[StateType, Expectation] | None) -> Expectation:
+    """The expectation of a create: what `expected` says or, where it is left out, what the transitions say."""
+    if expected is not ... or expectations is None:
+        return Expectation.of(expected)
+    if new.type not in expectations:
+        raise InvalidInputError("type", f"{new.type} follows nothing, by the transitions that were given")
+    return expectations[new.type]
+
+
 async def append(execution: Execution, new: NewFlowRunState, expectation: Expectation, *, is_id_given: bool, timeout: float | None) -> FlowRunState:
     """The state as stored. What another writer was first in, a run's first state or the end of a run, is tried again a few times."""
     timeout = seconds(timeout)
@@ -111,16 +120,10 @@ async def append(execution: Execution, new: NewFlowRunState, expectation: Expect
         for _ in range(_TRIES - 1):
             # Why it stored nothing cannot be told from the statement's own snapshot.
             found = await execution.stored("create_flow_run_state.miss", *content)
-            for state, agrees in found:
-                if state.id == new.id:
-                    if not is_id_given:
-                        raise GeneratedIdConflictError(state)
-                    if agrees:
-                        return state
-                    raise FlowRunStateConflictError(state)
+            own = next((stored for stored in found if stored[0].id == new.id), None)
             current = found[0][0] if found else None
-            if not expectation.holds(current):
-                raise UnexpectedStateError(current, new.flow_run_id, str(expectation))
+            if (state := judge(new, expectation, own, current, is_id_given=is_id_given)) is not None:
+                return state
             if answer is not None and current in seen:
                 raise answer  # a key that is not ours is taken
             seen.add(current)
@@ -136,3 +139,22 @@ async def append(execution: Execution, new: NewFlowRunState, expectation: Expect
             "flow_run_state keeps rows back, row level security hides them, or others made and deleted the run each time"
         )
     raise ContentionError(f"run {new.flow_run_id}: other writers were first {_TRIES} times; nothing was stored")
+
+
+def judge(
+    new: NewFlowRunState, expectation: Expectation, own: tuple[FlowRunState, bool] | None, current: FlowRunState | None, *, is_id_given: bool
+) -> FlowRunState | None:
+    """What is to be said of a state that was not stored, by the state under its id, with whether that agrees, and by the run's current state.
+
+    The state that is stored already; an error; None where nothing is in its way any more.
+    """
+    if own is not None:
+        state, agrees = own
+        if not is_id_given:
+            raise GeneratedIdConflictError(state)
+        if agrees:
+            return state
+        raise FlowRunStateConflictError(state)
+    if not expectation.holds(current):
+        raise UnexpectedStateError(current, new.flow_run_id, str(expectation))
+    return None

@@ -13,6 +13,7 @@ import asyncpg
 from opentelemetry import context, trace
 
 from flowstates.analytics import FlowRunStateAnalytics
+from flowstates.batches import BatchedCreates
 from flowstates.engine import retries
 from flowstates.engine.connections import Acquired, AnyConnection
 from flowstates.errors import InvalidInputError
@@ -22,7 +23,7 @@ from flowstates.retention import FlowRunStateRetention, PruneReport
 from flowstates.telemetry import scope
 from flowstates.values import kind_of
 
-_CLASSES = (FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateRetention, FlowRunStateFeed)
+_CLASSES = (FlowRunStateRepository, BatchedCreates, FlowRunStateAnalytics, FlowRunStateRetention, FlowRunStateFeed)
 _WITHOUT = frozenset({"follow"})
 """What lasts as long as its service."""
 _TABLES = {"count_current": "flow_run", "positions": "flowstates_consumer", "move": "flowstates_consumer", "forget": "flowstates_consumer"}

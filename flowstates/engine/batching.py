@@ -1,0 +1,301 @@
+"""Creates that go together: what arrives while statements are under way waits, and goes in the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Sequence
+from contextvars import Context
+from copy import copy
+from enum import Enum, auto
+from functools import partial
+from typing import TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from flowstates.engine.appending import Expectation, append, judge
+from flowstates.engine.execution import Execution
+from flowstates.engine.retries import retrying
+from flowstates.engine.rows import readable_states
+from flowstates.errors import FlowStatesError, UnreadableRowError
+from flowstates.records import FlowRunState, NewFlowRunState
+from flowstates.values import seconds
+
+_NAME = "create_flow_run_state"
+_MOST_STATES = 500  # of a statement
+_MOST_CHARACTERS = 2**20  # of a statement, more or less; a state that has more goes alone
+_SLOW = 0.5  # seconds, after which a statement waits for something, and another may begin
+_OF_THE_CONNECTION = ("08", "57P")  # the classes of errors after which the server may yet have committed
+
+_Answer: TypeAlias = FlowRunState | BaseException | str
+"""What became of a create that waited. A text: it is to go alone, now; if the text is not empty, it says why it is done again."""
+
+
+class _Place(Enum):
+    WAITING = auto()
+    TOGETHER = auto()
+    ALONE = auto()
+    NOWHERE = auto()
+
+
+class _Create:
+    """A create that waits, or is under way."""
+
+    __slots__ = ("answer", "batch", "expectation", "is_id_given", "new", "place", "run", "slot", "text")
+
+    def __init__(self, new: NewFlowRunState, expectation: Expectation, run: str, *, is_id_given: bool) -> None:
+        self.new = new
+        self.expectation = expectation
+        self.is_id_given = is_id_given
+        self.run = run
+        self.text = json.dumps([*new.as_parameters(), *expectation.arguments()], ensure_ascii=False)
+        self.answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self.place = _Place.WAITING
+        self.slot: _Slot | None = None
+        self.batch: _Batch | None = None
+
+    def settle(self, answer: _Answer) -> None:
+        """Hands the caller the answer, if that still waits."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
+class _Batch:
+    """Creates whose statement is under way. A caller who leaves does not disturb it, but for the last one who waits."""
+
+    __slots__ = ("callers", "task")
+
+    def __init__(self, callers: int) -> None:
+        self.callers = callers
+        self.task: asyncio.Task[None] | None = None
+
+    def leave(self) -> None:
+        """A caller no longer waits."""
+        self.callers -= 1
+        if self.callers == 0 and self.task is not None:
+            self.task.cancel()
+
+
+class _Slot:
+    """The place of a statement among those that may be under way. One that is slow gives it up.
+
+    So what waits for a lock, or for a connection, does not hold up what does not.
+    """
+
+    __slots__ = ("_batching", "_watch")
+
+    def __init__(self, batching: Batching) -> None:
+        self._batching = batching
+        self._watch: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(_SLOW, self.free)
+        batching.under_way += 1
+
+    def free(self) -> None:
+        """Lets another begin. More than once is once."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+            self._batching.under_way -= 1
+            self._batching.begin_next()
+
+
+class Batching:
+    """Appends, of which at most `workers` statements are under way, as long as they are not slow. At most `most_waiting` wait with their content.
+
+    A run has one create under way; those that come meanwhile follow it in their order. So a statement moves the row of a run once.
+    """
+
+    def __init__(self, execution: Execution, workers: int, most_waiting: int) -> None:
+        self.under_way = 0
+        self._execution = execution
+        self._workers = workers
+        self._room = asyncio.Semaphore(most_waiting)
+        self._runs: dict[str, deque[_Create]] = {}
+        """Those that wait, by run. A run is here as long as a create of it waits or is under way."""
+        self._ready: deque[str] = deque()
+        """The runs of which none is under way and one waits, or did."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def append(self, new: NewFlowRunState, expectation: Expectation, *, is_id_given: bool, timeout: float | None) -> FlowRunState:
+        """The state as stored, see `appending.append`."""
+        timeout = seconds(timeout)
+        self._calls += 1
+        self._idle.clear()
+        try:
+            run = new.flow_run_id.hex
+            if run in self._runs or self._ready or self.under_way >= self._workers:
+                return await self._append_later(new, expectation, run, is_id_given, timeout)
+            self._runs[run] = deque()
+            slot = _Slot(self)
+            try:
+                return await append(self._execution, new, expectation, is_id_given=is_id_given, timeout=timeout)
+            finally:
+                self._leave_run(run)
+                slot.free()
+                self.begin_next()
+        finally:
+            self._calls -= 1
+            if self._calls == 0:
+                self._idle.set()
+
+    async def drained(self) -> None:
+        """Waits until no call is under way, and no statement."""
+        await self._idle.wait()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _append_later(self, new: NewFlowRunState, expectation: Expectation, run: str, is_id_given: bool, timeout: float | None) -> FlowRunState:
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        async with asyncio.timeout_at(deadline):
+            await self._room.acquire()
+        create = _Create(new, expectation, run, is_id_given=is_id_given)
+        if run in self._runs:
+            self._runs[run].append(create)
+        else:
+            self._runs[run] = deque([create])
+            self._ready.append(run)
+        try:
+            self.begin_next()
+            async with asyncio.timeout_at(deadline):
+                answer = await create.answer
+            if isinstance(answer, BaseException):
+                raise answer
+            if isinstance(answer, FlowRunState):
+                return answer
+            if answer:
+                retrying(_NAME, answer)
+            left = None if deadline is None else max(0.0, deadline - loop.time())
+            return await append(self._execution, new, expectation, is_id_given=is_id_given, timeout=left)
+        finally:
+            self._leave(create)
+
+    def begin_next(self) -> None:
+        """Lets what waits go, together, as long as another statement may begin."""
+        while self.under_way < self._workers and (creates := self._take()):
+            slot = _Slot(self)
+            if len(creates) == 1:
+                (create,) = creates
+                create.place, create.slot = _Place.ALONE, slot
+                create.settle("")
+                continue
+            batch = _Batch(len(creates))
+            for create in creates:
+                create.place, create.batch = _Place.TOGETHER, batch
+            # In nobody's context, so that no caller's tracing is told of it as of a call of their own.
+            batch.task = asyncio.get_running_loop().create_task(self._store(creates), context=Context())
+            self._tasks.add(batch.task)
+            batch.task.add_done_callback(partial(self._end, creates, slot))
+
+    def _take(self) -> list[_Create]:
+        """What goes in the next statement: a create of each run, of those that came first."""
+        taken: list[_Create] = []
+        size = 0
+        while self._ready and len(taken) < _MOST_STATES:
+            waiting = self._runs[self._ready[0]]
+            while waiting and waiting[0].place is not _Place.WAITING:
+                waiting.popleft()
+            if not waiting:
+                del self._runs[self._ready.popleft()]
+                continue
+            size += len(waiting[0].text)
+            if taken and size > _MOST_CHARACTERS:
+                break
+            self._ready.popleft()
+            taken.append(waiting.popleft())
+            self._room.release()
+        return taken
+
+    async def _store(self, creates: list[_Create]) -> None:
+        """Settles what was stored, and what is not to be. What it leaves is to go alone."""
+        unreadable: list[UnreadableRowError] = []
+        rows = await self._execution.rows(f"{_NAME}.together", _texts(creates), timeout=None)
+        answers: dict[UUID | None, FlowRunState | UnreadableRowError] = {state.id: state for state in readable_states(rows, unreadable.append)}
+        answers |= {error.flow_run_state_id: error for error in unreadable}
+        missed = []
+        for create in creates:
+            if (answer := answers.get(create.new.id)) is None:
+                missed.append(create)
+            else:
+                self._settle(create, answer)
+        if not missed:
+            return
+        self.begin_next()
+        own: dict[UUID, tuple[FlowRunState, bool]] = {}
+        newest: dict[UUID, FlowRunState] = {}
+        for state, agrees in await self._execution.stored(f"{_NAME}.together_miss", _texts(missed)):
+            # The state of one's id may be there as the current one of another's run too.
+            own[state.id] = state, agrees or (state.id in own and own[state.id][1])
+            if state.flow_run_id not in newest or newest[state.flow_run_id].timestamp < state.timestamp:
+                newest[state.flow_run_id] = state
+        for create in missed:
+            new = create.new
+            try:
+                stored = judge(new, create.expectation, own.get(new.id), newest.get(new.flow_run_id), is_id_given=create.is_id_given)
+            except FlowStatesError as error:
+                self._settle(create, error)
+            else:
+                if stored is not None:
+                    self._settle(create, stored)
+
+    def _settle(self, create: _Create, answer: _Answer) -> None:
+        if create.batch is not None and not create.answer.done():
+            create.batch.callers -= 1  # who leaves after this is not the last
+        create.settle(answer)
+        create.place = _Place.NOWHERE
+        self._leave_run(create.run)
+
+    def _end(self, creates: list[_Create], slot: _Slot, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        for create in creates:
+            if create.place is not _Place.TOGETHER:
+                continue
+            if task.cancelled():
+                create.answer.cancel()
+            elif error is not None and not create.is_id_given and _may_be_stored(error):
+                create.settle(copy(error))  # each has its own, as who catches it may change it
+            elif not create.answer.done():
+                create.place = _Place.ALONE
+                create.settle(str(error) or type(error).__name__ if error is not None else "another writer had the run, or nothing was stored")
+                continue
+            create.place = _Place.NOWHERE
+            self._leave_run(create.run)
+        slot.free()
+        self.begin_next()
+
+    def _leave(self, create: _Create) -> None:
+        """Its caller waits no longer."""
+        match create.place:
+            case _Place.WAITING:
+                create.place = _Place.NOWHERE
+                self._room.release()
+            case _Place.TOGETHER if create.batch is not None:
+                create.batch.leave()
+            case _Place.ALONE:
+                create.place = _Place.NOWHERE
+                self._leave_run(create.run)
+                if create.slot is not None:
+                    create.slot.free()
+                self.begin_next()
+
+    def _leave_run(self, run: str) -> None:
+        """No create of the run is under way any more."""
+        if self._runs[run]:
+            self._ready.append(run)
+        else:
+            del self._runs[run]
+
+
+def _texts(creates: Sequence[_Create]) -> str:
+    return f"[{','.join(create.text for create in creates)}]"
+
+
+def _may_be_stored(error: BaseException) -> bool:
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "08").startswith(_OF_THE_CONNECTION)
+    return not isinstance(error, FlowStatesError)
