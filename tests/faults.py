@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from flowstates import FlowRunStateRepository, StateType, create_pool, embedded_postgres, migrate
+from flowstates import FlowRunStateRepository, StateType, batched, create_pool, embedded_postgres, migrate
 from tests.conftest import Connection, Pool
 from tests.proxy import Proxy
 from tests.writers import BROKEN, Writers, defaults
@@ -176,13 +176,16 @@ def folder_for_a_server() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def target(dsn: str, *, isolation: str, runs: int = 3, connections: int = 6, timeout: float = 1.0) -> AsyncIterator[Target]:
+async def target(
+    dsn: str, *, isolation: str, runs: int = 3, connections: int = 6, timeout: float = 1.0, is_batched: bool = False
+) -> AsyncIterator[Target]:
     """A migrated database behind a proxy, with a pool and writers that have nothing to do yet."""
     async with Proxy(dsn) as proxy:
         pool = create_pool(proxy.dsn, max_size=connections, timeout=10, **defaults(isolation))
         await pool
         try:
-            yield Target(dsn, proxy, pool, Writers(pool, runs, timeout=timeout))
+            async with batched(pool) as creates:
+                yield Target(dsn, proxy, pool, Writers(pool, runs, timeout=timeout, creates=creates if is_batched else None))
         finally:
             try:
                 await asyncio.wait_for(pool.close(), 10)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from flowstates import FlowRunState, StateType, create_pool
+from flowstates import FlowRunState, StateType, batched, create_pool
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import AnyConnection
 from tests.conftest import Pool
@@ -17,14 +17,14 @@ from tests.writers import Step, Writers, defaults
 
 T = TypeVar("T")
 
-LIMIT = 200
+LIMIT = 15
 """Seconds, for what would never end. What waits for a condition takes as long as the machine does."""
 
 
 @asynccontextmanager
-async def write_at_once(dsn: str, plan: list[list[Step]], runs: int, isolation: str) -> AsyncIterator[Writers]:
-    async with asyncio.timeout(LIMIT), create_pool(dsn, max_size=8, **defaults(isolation)) as pool:
-        writers = Writers(pool, runs)
+async def write_at_once(dsn: str, plan: list[list[Step]], runs: int, isolation: str, *, is_batched: bool = False) -> AsyncIterator[Writers]:
+    async with asyncio.timeout(LIMIT), create_pool(dsn, max_size=8, **defaults(isolation)) as pool, batched(pool) as creates:
+        writers = Writers(pool, runs, creates=creates if is_batched else None)
         async with asyncio.TaskGroup() as group:
             for number, steps in enumerate(plan):
                 group.create_task(writers.work(f"w{number}", steps))

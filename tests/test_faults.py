@@ -31,13 +31,13 @@ async def usable(pool: Pool) -> None:
         await asyncio.gather(*[states.create_flow_run_state(uuid4(), StateType.RUNNING, timeout=30) for _ in range(pool.get_max_size())])
 
 
-@pytest.mark.parametrize("isolation", [*ISOLATION, MIXED])
+@pytest.mark.parametrize(("isolation", "is_batched"), [*[(level, False) for level in (*ISOLATION, MIXED)], (MIXED, True)])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-async def test_a_fault_while_writers_run(own_dsn: str, fault: Fault, isolation: str) -> None:
+async def test_a_fault_while_writers_run(own_dsn: str, fault: Fault, isolation: str, is_batched: bool) -> None:
     random = Random(f"{fault.__name__} {isolation}")
-    async with asyncio.timeout(200), target(own_dsn, isolation=isolation) as at:
+    async with asyncio.timeout(200), target(own_dsn, isolation=isolation, runs=8 if is_batched else 3, is_batched=is_batched) as at:
         await migrate(at.pool)
-        async with writing(at, random):
+        async with writing(at, random, writers=12 if is_batched else 5):
             for _ in range(2):
                 await at.writers.log.more(20)
                 await fault(at, random)

@@ -258,17 +258,20 @@ plans = st.lists(st.lists(st.builds(Step, st.sampled_from(KINDS), st.integers(0,
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-@given(plan=plans, runs=st.integers(1, 3), isolation=st.sampled_from([*ISOLATION, MIXED]))
-def test_whatever_writers_ask_at_once_the_history_is_right(layout_dsns: dict[Layout, str], plan: list[list[Step]], runs: int, isolation: str) -> None:
+@given(plan=plans, runs=st.integers(1, 3), isolation=st.sampled_from([*ISOLATION, MIXED]), is_batched=st.booleans())
+def test_whatever_writers_ask_at_once_the_history_is_right(
+    layout_dsns: dict[Layout, str], plan: list[list[Step]], runs: int, isolation: str, is_batched: bool
+) -> None:
     async def write() -> list[str]:
-        async with write_at_once(layout_dsns["flowstates"], plan, runs, isolation) as writers:
+        async with write_at_once(layout_dsns["flowstates"], plan, runs, isolation, is_batched=is_batched) as writers:
             return await writers.problems()
 
     assert asyncio.run(write()) == []
 
 
+@pytest.mark.parametrize(("runs", "is_batched"), [(2, False), (8, True)])
 @pytest.mark.parametrize("isolation", [*ISOLATION, MIXED])
-async def test_many_steps_of_many_writers_leave_a_right_history(dsn: str, isolation: str) -> None:
+async def test_many_steps_of_many_writers_leave_a_right_history(dsn: str, isolation: str, runs: int, is_batched: bool) -> None:
     random = Random(isolation)
-    async with write_at_once(dsn, [random_steps(random, 25) for _ in range(12)], 2, isolation) as writers:
+    async with write_at_once(dsn, [random_steps(random, 25) for _ in range(12)], runs, isolation, is_batched=is_batched) as writers:
         assert await writers.problems() == []

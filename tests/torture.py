@@ -36,7 +36,7 @@ class Torture:
     async def _round(self, dsn: str, server: OwnServer | None) -> str:
         random = self.random
         size = {"runs": random.randint(1, 5), "connections": random.choice([1, 3, 8])}
-        async with asyncio.timeout(600), target(dsn, isolation=random.choice((*ISOLATION, MIXED)), **size) as at:
+        async with asyncio.timeout(600), target(dsn, isolation=random.choice((*ISOLATION, MIXED)), is_batched=random.random() < 0.5, **size) as at:
             await migrate(at.pool)
             async with writing(at, random, writers=random.randint(2, 12)):
                 for _ in range(3):

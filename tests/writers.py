@@ -18,6 +18,7 @@ import asyncpg
 from asyncpg.exceptions import InternalClientError
 
 from flowstates import (
+    BatchedCreates,
     CreateOutcome,
     FlowRunState,
     FlowRunStateRepository,
@@ -83,9 +84,11 @@ def defaults(isolation: str) -> dict[str, Any]:
 
 
 class Writers:
-    """`timeout` is that of a call, `patience` how long one call is repeated, in seconds."""
+    """`timeout` is that of a call, `patience` how long one call is repeated, in seconds. `creates` is what appends, if not a repository."""
 
-    def __init__(self, pool: Pool, runs: int, *, timeout: float = 60.0, patience: float = 100.0, pause: float = 0.01) -> None:
+    def __init__(
+        self, pool: Pool, runs: int, *, timeout: float = 60.0, patience: float = 100.0, pause: float = 0.01, creates: BatchedCreates | None = None
+    ) -> None:
         self.pool = pool
         self.runs = [uuid4() for _ in range(runs)]
         self.log = Log()
@@ -93,6 +96,7 @@ class Writers:
         self.seen: set[str] = set()
         """Problems that were seen meanwhile."""
         self._states = FlowRunStateRepository(pool)
+        self._creates = creates or self._states
         self._retention = FlowRunStateRetention(pool)
         self._timeout = timeout
         self._patience = patience
@@ -163,7 +167,7 @@ class Writers:
             return [Create(who=who, run=run, message=message, type=type_, id=id_, expected=expected)]
 
         async def ask() -> FlowRunState:
-            return await self._states.create_flow_run_state(run, type_, id=id_, message=message, expected=expected, timeout=self._timeout)
+            return await self._creates.create_flow_run_state(run, type_, id=id_, message=message, expected=expected, timeout=self._timeout)
 
         (call,), record = await self._until_known(entries, ask, retry=id_ is not None)
         if id_ is not None:
