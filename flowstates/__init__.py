@@ -10,6 +10,7 @@ from flowstates.database.migrations import migrate, migration_sql
 from flowstates.database.mismatches import Mismatch
 from flowstates.database.plans import SlowQuestion, check_plans
 from flowstates.database.pool import create_pool
+from flowstates.database.replicas import has_reached, position
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import PoolOrConnection
 from flowstates.engine.consuming import ConsumerPosition, FeedBatch
@@ -84,8 +85,10 @@ __all__ = [
     "check_plans",
     "create_pool",
     "embedded_postgres",
+    "has_reached",
     "is_retryable",
     "migrate",
     "migration_sql",
     "new_run_id",
+    "position",
 ]

@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def test_the_public_names() -> None:
     assert flowstates.__all__ == [
         "TABLES",
+        "BatchedCreates",
         "Blocker",
         "ConsumerPosition",
         "ContentionError",
@@ -58,14 +59,17 @@ def test_the_public_names() -> None:
         "TypeName",
         "UnexpectedStateError",
         "UnreadableRowError",
+        "batched",
         "check",
         "check_plans",
         "create_pool",
         "embedded_postgres",
+        "has_reached",
         "is_retryable",
         "migrate",
         "migration_sql",
         "new_run_id",
+        "position",
     ]
     for name in flowstates.__all__:
         value = getattr(flowstates, name)

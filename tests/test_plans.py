@@ -244,6 +244,9 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
         **dict.fromkeys(("count_occupancy", "measure_time_in_states"), OWN_WINDOWS),
         "create_flow_run_state": {"": Guard(RUN | ID, 4, a_row=20, ordered=True)},
         "create_flow_run_state.miss": {"": Guard(RUN | ID, 3, ordered=True)},
+        # Each run's row is looked at, locked and changed, or looked at and made.
+        "create_flow_run_state.together": {"": Guard(RUN | ID, 60, a_row=20)},
+        "create_flow_run_state.together_miss": {"": Guard(RUN | ID, 30)},
         "create_flow_run_states.heads": {"": Guard(RUN, 30)},  # each row is written, and where it finds no room in both indexes
         "create_flow_run_states.currents": {"": Guard(RUN | HISTORY, 20, a_row=10, ordered=True)},
         "create_flow_run_states.unused": {"": Guard(RUN, 10, a_row=10)},
@@ -330,6 +333,10 @@ OLD = ("COMPLETED", LATE.isoformat(), MIDDLE.isoformat(), NEW, "10", "100", None
 PREFECTS_OLD = ("{COMPLETED}", LATE.isoformat(), RUN_7, "10", "100", None)
 KEPT: tuple[Argument, ...] = ("true", "1", ["PAUSED"], ["Late"])
 MEASURED = (*WINDOW, WINDOW[1], "type", "false", None, None)
+TOGETHER = json.dumps(
+    [[run, "RUNNING", str(UUID(int=3 + number)), *CONTENT, None, None] for number, run in enumerate(ASKED)]
+    + [[str(UUID(int=100 + number)), "RUNNING", str(UUID(int=200 + number)), *CONTENT, None, [""]] for number in range(10)]
+)
 ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "read_flow_run_state": (IDS[3],),
     "read_flow_run_states": (RUN_7,),
@@ -346,6 +353,8 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "delete_flow_run_states.runs": (ASKED,),
     "create_flow_run_state": (RUN_7, "RUNNING", NEW, *CONTENT, state_id(RUNS // 2, STATES), ["RUNNING", "COMPLETED"]),
     "create_flow_run_state.miss": (RUN_7, "RUNNING", IDS[3], *CONTENT),
+    "create_flow_run_state.together": (TOGETHER,),
+    "create_flow_run_state.together_miss": (json.dumps([[run, "RUNNING", id, *CONTENT] for run, id in zip(ASKED, IDS, strict=True)]),),
     "create_flow_run_states.heads": (ASKED,),
     "create_flow_run_states.currents": (ASKED,),
     "create_flow_run_states.unused": (ASKED,),

@@ -374,4 +374,6 @@ async def test_a_timeout_is_any_number_of_seconds(own_dsn: str, timeout: float |
 def test_every_call_is_among_them() -> None:
     places = [FlowRunStateRepository, FlowRunStateAnalytics, FlowRunStateFeed, flowstates]
     functions = dict(found for place in places for found in inspect.getmembers(place, inspect.isfunction) if found[0][0] != "_")
-    assert {name for name, function in functions.items() if "timeout" in inspect.signature(function).parameters} == {call.name for call in CALLS}
+    asked = {name for name, function in functions.items() if "timeout" in inspect.signature(function).parameters}
+    assert asked - {call.name for call in CALLS} == {"position", "has_reached"}  # in test_replicas
+    assert {call.name for call in CALLS} <= asked
