@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from benchmarks import currents, feed, pruning, reading, records, windows, writers, writing
+from benchmarks import batches, currents, feed, pruning, reading, records, windows, writers, writing
 from benchmarks.shared import Row, compare, settings_here, settings_of, table, write_json
 from benchmarks.tables import LEAST_STATES, STATES, STATES_IN_SHORT
 from flowstates.database.embedded import embedded_postgres
@@ -19,6 +19,7 @@ from flowstates.database.embedded import embedded_postgres
 GROUPS: dict[str, Callable[..., Coroutine[Any, Any, list[Row]]]] = {
     "writing": writing.measure,
     "writers": writers.measure,
+    "batches": batches.measure,
     "reading": reading.measure,
     "currents": currents.measure,
     "windows": windows.measure,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -46,6 +47,7 @@ from tests.writers import BROKEN, ISOLATION, MIXED, defaults
 
 pytestmark = pytest.mark.server
 
+NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 PENDING, RUNNING = StateType.PENDING, StateType.RUNNING
 ALONE, TOGETHER, MISS, ALONE_MISS = (f"create_flow_run_state{part}" for part in ("", ".together", ".together_miss", ".miss"))
 
@@ -170,7 +172,7 @@ def test_each_is_told_what_it_would_be_told_alone(
             meant.append(UnexpectedStateError)
             continue
         meant.append(id_)
-        of_run.append(model.state(run, id_, type_, newest.timestamp if newest else NOW).model_copy(update={"message": message}))
+        of_run.append(model.state(run, id_, type_, newest.timestamp if newest else NOON).model_copy(update={"message": message}))
 
     async def write() -> None:
         async with opened(layout_dsns["flowstates"], isolation, workers=workers) as at:
@@ -186,9 +188,6 @@ def test_each_is_told_what_it_would_be_told_alone(
             assert await wrong_rows(at.pool, *runs) == []
 
     asyncio.run(write())
-
-
-NOW = model.datetime(2024, 3, 5, 12, tzinfo=model.UTC)
 
 
 @pytest.mark.parametrize("isolation", ISOLATION)

@@ -33,6 +33,7 @@ from flowstates import (
     Keep,
     NewFlowRunState,
     UnexpectedStateError,
+    batched,
     check,
     create_pool,
 )
@@ -83,6 +84,14 @@ print(type(trace.get_tracer_provider()).__name__, type(metrics.get_meter_provide
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True, capture_output=True, text=True)
     assert done.stdout == "[]\nProxyTracerProvider _ProxyMeterProvider\n"
+
+
+async def test_batched_creates_have_a_span_each_and_retries_of_their_own(spans: Spans, own_pool: Pool) -> None:
+    async with batched(own_pool, workers=1) as states:
+        await asyncio.gather(*[states.create_flow_run_state(UUID(int=number + 1), "RUNNING") for number in range(5)])
+    assert [span.name for span in spans.all] == ["create_flow_run_state flow_run_state"] * 5
+    assert ["db.namespace" in attributes(span) for span in spans.all].count(True) == 1  # that of the one that went alone
+    assert {attributes(span).get("flowstates.retries") for span in spans.all} == {None}
 
 
 def test_a_provider_that_is_set_later_gets_the_spans() -> None:

@@ -37,6 +37,8 @@ _replaced: dict[tuple[type, str], Any] = {}
 def instrument(*, tracer_provider: trace.TracerProvider | None = None) -> None:
     """Gives each call of a repository, analytics, retention or feed a span, until `uninstrument`. A second one takes the place of the first.
 
+    A batched create has its own span, from its call to its answer. It has no connection where it went with others.
+
     The span is named by the method and the table, `read_flow_run_states flow_run_state`, is of kind CLIENT and is current while the call lasts,
     retries and the wait for a connection included. That of stream_flow_run_states and of consume begins and ends with the block, and is current in
     the library only: what the caller does in the block is not part of it. A feed's `follow` has none, as it would last for days: who wants one for
