@@ -151,8 +151,11 @@ class Batching:
     async def _append_later(self, new: NewFlowRunState, expectation: Expectation, run: str, is_id_given: bool, timeout: float | None) -> FlowRunState:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
-        async with asyncio.timeout_at(deadline):
-            await self._room.acquire()
+        if self._room.locked():
+            async with asyncio.timeout_at(deadline):
+                await self._room.acquire()
+        else:
+            await self._room.acquire()  # at once
         create = _Create(new, expectation, run, is_id_given=is_id_given)
         if run in self._runs:
             self._runs[run].append(create)
