@@ -12,7 +12,18 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateFeed, FlowRunStateFilter, FlowRunStateRepository, InvalidInputError, Mismatch, check, create_pool, migrate
+from flowstates import (
+    FlowRunStateFeed,
+    FlowRunStateFilter,
+    FlowRunStateRepository,
+    InvalidInputError,
+    Mismatch,
+    UnexpectedStateError,
+    batched,
+    check,
+    create_pool,
+    migrate,
+)
 from tests.messages import noted
 from tests.pgbouncer.conftest import SERVER_CONNECTIONS, Mode, through
 from tests.test_messages import FIRST, KEPT, ON_BOTH, ON_OURS, UNKEPT, trips_of
@@ -91,6 +102,21 @@ def append(dsn: str, run: UUID, connections: int, count: int) -> list[str]:
     return asyncio.run(asyncio.wait_for(on_all(), LIMIT))
 
 
+def append_together(dsn: str, runs: list[UUID], connections: int) -> list[str]:
+    """Claims each run, the creates together; the runs that were claimed here."""
+
+    async def on_all() -> list[str]:
+        async with create_pool(dsn, max_size=connections, transaction_pooling=True) as pool, batched(pool) as states:
+            told = await asyncio.gather(
+                *[states.create_flow_run_state(run, "RUNNING", expected=None, timeout=40) for run in runs], return_exceptions=True
+            )
+        lost = [error for error in told if isinstance(error, BaseException)]
+        assert all(isinstance(error, UnexpectedStateError) for error in lost), lost
+        return [str(state.flow_run_id) for state in told if not isinstance(state, BaseException)]
+
+    return asyncio.run(asyncio.wait_for(on_all(), LIMIT))
+
+
 def check_borrowed(dsn: str) -> list[str]:
     """What `check` names on a plain asyncpg pool, and what our own pool says."""
 
@@ -116,6 +142,12 @@ CACHE = Mismatch(
 def test_several_processes_get_right_answers_without_the_cache(pooled_dsn: str, mode: Mode) -> None:
     # In session mode a client keeps its server connection: one client a process, and those that find none free wait for a process to end.
     assert in_processes(live, pooled_dsn, 4 if mode == "transaction" else 1, 20, TOLD) == []
+
+
+def test_creates_of_several_processes_go_together(pooled_dsn: str, mode: Mode) -> None:
+    runs = [uuid4() for _ in range(100)]
+    claimed = in_processes(append_together, pooled_dsn, runs, 3 if mode == "transaction" else 1, processes=4 if mode == "transaction" else 2)
+    assert sorted(claimed) == sorted(map(str, runs))
 
 
 def test_several_processes_get_right_answers_with_the_cache_in_session_mode(session_dsn: str) -> None:
