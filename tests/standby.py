@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import asyncpg
 
@@ -31,11 +32,29 @@ class Pair:
 
     primary: str
     standby: str
+    _folder: Path
     _running: dict[str, ExitStack] = field(default_factory=dict)
 
     def stop(self, dsn: str) -> None:
         """Stops one of the servers, and lets it end what it does: a transaction is undone, and a standby gets what was committed."""
         self._running.pop(dsn, ExitStack()).close()
+
+    @contextmanager
+    def standby_of_the_standby(self) -> Iterator[str]:
+        """The address of a third server, which follows the standby, also when that is promoted."""
+        with _standby(self._folder, "third", self.standby, version_for_tests()) as dsn:
+            yield dsn
+
+    async def cut_off(self) -> None:
+        """The standby receives nothing more."""
+        connection = await asyncpg.connect(self.standby)
+        try:
+            await connection.execute("alter system set primary_conninfo = ''")
+            await connection.execute("select pg_reload_conf()")
+            while await connection.fetchval("select exists (select from pg_stat_wal_receiver) from pg_sleep(0.01)"):
+                pass
+        finally:
+            await connection.close()
 
     async def promote(self) -> None:
         """Makes the standby a server of its own, which takes writes. The primary goes on too, unless it was stopped."""
@@ -72,16 +91,23 @@ def primary_and_standby() -> Iterator[Pair]:
     with folder_for_a_server() as folder, ExitStack() as stack:
         primaries, standbys = stack.enter_context(ExitStack()), stack.enter_context(ExitStack())
         primary = primaries.enter_context(embedded_postgres(folder / "primary", version=version))
-        (data,) = (folder / "primary").glob("*/data")
-        home = folder / "standby" / data.parent.name
-        home.mkdir(parents=True)
-        program = embedded._package() / embedded._BINARIES[version] / "bin" / "pg_basebackup"
-        # --write-recovery-conf makes it a standby of the address. The checkpoint would else be spread over minutes.
-        options = ["--pgdata", str(home / data.name), "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", primary]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        subprocess.run([program, *options], check=True, timeout=_SECONDS, stdin=subprocess.DEVNULL, env=environment)
-        owner = data.stat()
-        for path in (home, *home.rglob("*")):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        standby = standbys.enter_context(embedded_postgres(folder / "standby", version=version))
-        yield Pair(primary, standby, {primary: primaries, standby: standbys})
+        standby = standbys.enter_context(_standby(folder, "standby", primary, version))
+        yield Pair(primary, standby, folder, {primary: primaries, standby: standbys})
+
+
+@contextmanager
+def _standby(folder: Path, name: str, upstream: str, version: int) -> Iterator[str]:
+    """The address of a server that is begun from a base backup of another one and follows it."""
+    (data,) = (folder / "primary").glob("*/data")
+    home = folder / name / data.parent.name
+    home.mkdir(parents=True)
+    program = embedded._package() / embedded._BINARIES[version] / "bin" / "pg_basebackup"
+    # --write-recovery-conf makes it a standby of the address. The checkpoint would else be spread over minutes.
+    options = ["--pgdata", str(home / data.name), "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", upstream]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    subprocess.run([program, *options], check=True, timeout=_SECONDS, stdin=subprocess.DEVNULL, env=environment)
+    owner = data.stat()
+    for path in (home, *home.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    with embedded_postgres(folder / name, version=version) as dsn:
+        yield dsn

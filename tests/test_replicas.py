@@ -98,27 +98,34 @@ async def test_each_is_one_statement_where_the_replica_is_there(pair: Pair) -> N
 
 
 async def test_after_a_promotion_no_old_position_is_true() -> None:
+    """Not on the promoted server, and not on one that followed it, though both have passed its place."""
     with primary_and_standby() as pair:
         await fill(pair)
-        async with both(pair) as (primary, standby):
-            async with paused(standby):
-                old = await position(primary)
-                await FlowRunStateRepository(primary).create_flow_run_state(uuid4(), "RUNNING")
+        with pair.standby_of_the_standby() as dsn:
+            async with both(pair) as (primary, standby), create_pool(dsn) as third:
+                kept = await position(primary)
+                assert await has_reached(third, kept, timeout=60) is True
+                await pair.cut_off()
+                gone = await FlowRunStateRepository(primary).create_flow_run_state(uuid4(), "RUNNING", message="x" * 10_000)
                 lost = await position(primary)
-            await pair.promote()
-            # The new primary writes on, past the places of both.
-            states = FlowRunStateRepository(standby)
-            for _ in range(20):
-                await states.create_flow_run_state(uuid4(), "RUNNING", message="x" * 10_000)
-            for gone in (old, lost):
-                begun = time.monotonic()
-                assert await has_reached(standby, gone, timeout=60) is False
-                assert time.monotonic() - begun < 30  # at once
-            new = await position(standby)
-            assert await has_reached(standby, new) is True
-            # The old primary, which goes on, is behind the new timeline for ever.
-            assert await has_reached(primary, new, timeout=0.1) is False
-            assert await has_reached(primary, lost) is True
+                await pair.promote()
+                states = FlowRunStateRepository(standby)
+                for _ in range(20):
+                    await states.create_flow_run_state(uuid4(), "RUNNING", message="x" * 10_000)
+                new = await position(standby)
+                assert await has_reached(third, new, timeout=60) is True
+                for server in (standby, third):
+                    passed = "select coalesce(pg_last_wal_replay_lsn(), '0/0') > $1::text::pg_lsn"
+                    assert server is standby or await server.fetchval(passed, lost.rpartition(":")[2])
+                    assert await FlowRunStateRepository(server).read_flow_run_state(gone.id) is None
+                    for old in (kept, lost):
+                        begun = time.monotonic()
+                        assert await has_reached(server, old, timeout=60) is False
+                        assert time.monotonic() - begun < 30  # at once
+                assert await has_reached(standby, new) is True
+                # The old primary goes on, on its own timeline.
+                assert await has_reached(primary, new, timeout=0.1) is False
+                assert await has_reached(primary, lost) is True
 
 
 async def test_a_standby_that_receives_nothing_is_not_known_to_be_there() -> None:
