@@ -17,7 +17,7 @@ from tests.writers import Step, Writers, defaults
 
 T = TypeVar("T")
 
-LIMIT = 15
+LIMIT = 200
 """Seconds, for what would never end. What waits for a condition takes as long as the machine does."""
 
 
