@@ -356,6 +356,20 @@ async def test_who_is_cancelled_is_in_doubt_and_the_others_are_stored(own_databa
         await usable(at.pool)
 
 
+async def test_who_is_cancelled_as_its_turn_comes_is_not_stored(dsn: str) -> None:
+    async with opened(dsn, workers=1) as at:
+        runs = [uuid4() for _ in range(6)]
+        tasks = start(*[at.states.create_flow_run_state(run, RUNNING) for run in runs])
+        await asyncio.sleep(0)
+        at.states._batching.under_way -= 1  # as if the first had ended
+        tasks[2].cancel()
+        at.states._batching.begin_next()
+        at.states._batching.under_way += 1
+        told = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(one, FlowRunState) for one in told] == [number != 2 for number in range(6)]
+        assert [len(await at.history(run)) for run in runs] == [number != 2 for number in range(6)]
+
+
 async def test_a_statement_for_which_nobody_waits_is_cancelled(own_database: str) -> None:
     async with opened(own_database, connections=5) as at:
         runs = [uuid4() for _ in range(4)]

@@ -200,8 +200,8 @@ class Batching:
         size = 0
         while self._ready and len(taken) < _MOST_STATES:
             waiting = self._runs[self._ready[0]]
-            while waiting and waiting[0].place is not _Place.WAITING:
-                waiting.popleft()
+            while waiting and (waiting[0].place is not _Place.WAITING or waiting[0].answer.done()):
+                waiting.popleft()  # its caller has gone, or is about to go
             if not waiting:
                 del self._runs[self._ready.popleft()]
                 continue
