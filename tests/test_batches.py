@@ -41,8 +41,8 @@ from tests.proxy import Proxy
 from tests.schedules import LIMIT
 from tests.statements import counting
 from tests.stored import wrong_rows
+from tests.test_docs_roles import POLICIES
 from tests.test_faults import cancelled_at_every_wait, usable
-from tests.test_readme import POLICIES
 from tests.writers import BROKEN, ISOLATION, MIXED, defaults
 
 pytestmark = pytest.mark.server

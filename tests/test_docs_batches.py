@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from flowstates import FlowRunStateRepository
 from tests.conftest import Pool
-from tests.examples import BLOCK
-from tests.test_readme import names_of
+from tests.examples import blocks_of, names_of
 
 pytestmark = pytest.mark.server
 
-(START,) = [code for _, code in BLOCK.findall((Path(__file__).parent.parent / "docs" / "batches.md").read_text())]
+(START,) = blocks_of("docs/batches.md", "python")
 
 
 async def test_claims_go_together(pool: Pool) -> None:
