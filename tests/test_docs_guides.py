@@ -46,7 +46,7 @@ CLAIM, WORKER, JOBS = blocks_of("docs/worker.md", "python")
 WITH_SQLALCHEMY, RUNS_OF_SQLALCHEMY = blocks_of("docs/sqlalchemy.md", "python")
 (ON_PREFECT,) = blocks_of("docs/prefect.md", "python")
 SERVICE, ERRORS = blocks_of("docs/service.md", "python")
-(POOLER,) = blocks_of("docs/pgbouncer.md", "python")
+POOLER, KEPT_APART = blocks_of("docs/pgbouncer.md", "python")
 (OWN_SCHEMA,) = blocks_of("docs/backup.md", "python")
 (AFTER_RESTORE,) = blocks_of("docs/backup.md", "sh")
 
@@ -122,6 +122,7 @@ async def test_asking(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
 async def test_behind_a_pooler(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", dsn)
     assert await names_of(POOLER)["history_behind_a_pooler"](str(new_run_id())) == []
+    assert await names_of(KEPT_APART)["history_with_the_cache"](str(new_run_id())) == []
 
 
 async def test_with_sqlalchemy(dsn: str, pool: Pool) -> None:

@@ -1,1 +1,1 @@
-"""A real PgBouncer, which these tests start themselves (`make leg-pgbouncer`; the program comes from Debian's package)."""
+"""A real PgBouncer, which these tests start themselves (`make leg-pgbouncer`; the programs come from Debian's packages)."""

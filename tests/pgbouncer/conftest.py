@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -18,18 +18,28 @@ import pytest
 
 from flowstates import create_pool, migrate
 
-Mode: TypeAlias = Literal["transaction", "session"]
+Mode: TypeAlias = Literal["transaction", "session", "tracking"]
+"""Of PgBouncer; `tracking` is a newer one in transaction mode, which keeps prepared statements apart."""
 
 SERVER_CONNECTIONS = 2  # per database; every test has more clients than this
+TRACKED = 3  # prepared statements of a server connection, fewer than the tests have
+MODES: dict[Mode, str] = {
+    "transaction": "pool_mode = transaction",
+    "session": "pool_mode = session",
+    "tracking": f"pool_mode = transaction\nmax_prepared_statements = {TRACKED}",
+}
 PATIENCE = 20.0  # seconds for the start, for the end and for a free server connection; a quiet machine needs 0.1
 
 
 @contextmanager
 def pgbouncer(server_dsn: str, mode: Mode) -> Iterator[Path]:
     """Starts a PgBouncer that lets everybody in, yields the folder of its socket (port 6432) and stops it."""
-    program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if program is None:
-        raise FileNotFoundError("there is no pgbouncer on this machine; .ci/pgbouncer installs Debian's")
+    if mode == "tracking":
+        program: str | None = str(Path(os.environ.get("FLOWSTATES_PGBOUNCER", "/opt/flowstates-pgbouncer")) / "pgbouncer")
+    else:
+        program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if program is None or not Path(program).exists():
+        raise FileNotFoundError(f"there is no {program or 'pgbouncer'} on this machine; .ci/pgbouncer brings both that these tests need")
     folder = Path(tempfile.mkdtemp(prefix="flowstates-pgbouncer-"))
     try:
         config = folder / "pgbouncer.ini"
@@ -38,7 +48,7 @@ def pgbouncer(server_dsn: str, mode: Mode) -> Iterator[Path]:
 * = {_connection_string(server_dsn)}
 
 [pgbouncer]
-pool_mode = {mode}
+{MODES[mode]}
 default_pool_size = {SERVER_CONNECTIONS}
 query_wait_timeout = {PATIENCE:.0f}
 auth_type = any
@@ -96,8 +106,8 @@ def _account(dsn: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def pgbouncers(server_dsn: str) -> Iterator[dict[Mode, Path]]:
-    with pgbouncer(server_dsn, "transaction") as transaction, pgbouncer(server_dsn, "session") as session:
-        yield {"transaction": transaction, "session": session}
+    with ExitStack() as stack:
+        yield {mode: stack.enter_context(pgbouncer(server_dsn, mode)) for mode in MODES}
 
 
 def through(folder: Path, dsn: str) -> str:
@@ -105,7 +115,7 @@ def through(folder: Path, dsn: str) -> str:
     return f"postgresql://postgres@/{urlsplit(dsn).path[1:]}?host={quote(str(folder), safe='')}&port=6432"
 
 
-@pytest.fixture(params=["transaction", "session"])
+@pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> Mode:
     found: Mode = request.param
     return found
@@ -113,7 +123,7 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 @pytest.fixture
 def pooled_dsn(pgbouncers: dict[Mode, Path], mode: Mode, dsn: str) -> str:
-    """The shared database of our layout, through PgBouncer in each mode."""
+    """The shared database of our layout, through a PgBouncer of each mode."""
     return through(pgbouncers[mode], dsn)
 
 
@@ -125,6 +135,11 @@ def transaction_dsn(pgbouncers: dict[Mode, Path], dsn: str) -> str:
 @pytest.fixture
 def session_dsn(pgbouncers: dict[Mode, Path], dsn: str) -> str:
     return through(pgbouncers["session"], dsn)
+
+
+@pytest.fixture
+def tracking_dsn(pgbouncers: dict[Mode, Path], dsn: str) -> str:
+    return through(pgbouncers["tracking"], dsn)
 
 
 @pytest.fixture

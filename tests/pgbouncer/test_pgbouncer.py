@@ -141,17 +141,22 @@ CACHE = Mismatch(
 
 def test_several_processes_get_right_answers_without_the_cache(pooled_dsn: str, mode: Mode) -> None:
     # In session mode a client keeps its server connection: one client a process, and those that find none free wait for a process to end.
-    assert in_processes(live, pooled_dsn, 4 if mode == "transaction" else 1, 20, TOLD) == []
+    assert in_processes(live, pooled_dsn, 1 if mode == "session" else 4, 20, TOLD) == []
 
 
 def test_creates_of_several_processes_go_together(pooled_dsn: str, mode: Mode) -> None:
     runs = [uuid4() for _ in range(100)]
-    claimed = in_processes(append_together, pooled_dsn, runs, 3 if mode == "transaction" else 1, processes=4 if mode == "transaction" else 2)
+    claimed = in_processes(append_together, pooled_dsn, runs, 1 if mode == "session" else 3, processes=2 if mode == "session" else 4)
     assert sorted(claimed) == sorted(map(str, runs))
 
 
 def test_several_processes_get_right_answers_with_the_cache_in_session_mode(session_dsn: str) -> None:
     assert in_processes(live, session_dsn, 1, 20, {"statement_cache_size": 100}) == []
+
+
+@pytest.mark.parametrize("kept", [5, 100])
+def test_several_processes_get_right_answers_with_the_cache_where_statements_are_kept_apart(tracking_dsn: str, kept: int) -> None:
+    assert in_processes(live, tracking_dsn, 4, 40, {"statement_cache_size": kept}) == []
 
 
 def test_the_cache_in_transaction_mode_would_go_wrong_here(own_transaction_dsn: str) -> None:
@@ -296,6 +301,7 @@ async def test_what_a_call_sends_in_transaction_mode(transaction_dsn: str, name:
 
 
 @pytest.mark.parametrize("name", ON_BOTH | ON_OURS)
-async def test_what_a_call_sends_in_session_mode(session_dsn: str, name: str) -> None:
-    async with noted(session_dsn) as (dsn, said), create_pool(dsn, max_size=1, statement_cache_size=100) as pool:
+@pytest.mark.parametrize("mode", ["session", "tracking"], indirect=True)
+async def test_what_a_call_sends_where_the_cache_is_safe(pooled_dsn: str, name: str) -> None:
+    async with noted(pooled_dsn) as (dsn, said), create_pool(dsn, max_size=1, statement_cache_size=100) as pool:
         assert await trips_of(pool, said, "flowstates", name) == [FIRST, KEPT, KEPT]
