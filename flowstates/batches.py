@@ -85,8 +85,9 @@ def batched(pool: asyncpg.Pool, *, transitions: Transitions | None = None, worke
     """Creates of many tasks, stored together: `async with batched(pool) as states: await states.create_flow_run_state(...)`, in any number of tasks.
 
     A create that comes while fewer than `workers` statements are under way is one of its own, at once, as a repository sends it. What comes
-    meanwhile goes in the next statement, up to 500 states and some MiB of them; nothing waits for a time to pass. More than `most_waiting` that
-    wait for their turn wait to be taken up. A run has one create under way: those of one run go one after another, in their order.
+    meanwhile goes in the next statement, or where many wait, a worker's share of them does, up to 500 states and some MiB; nothing waits for a time
+    to pass. More than `most_waiting` that wait for their turn wait to be taken up. A run has one create under way: those of one run go one after
+    another, in their order.
 
     A statement is atomic, locks the rows of its runs in the order of their ids, and waits for none that another transaction holds: such a create
     is done again alone, on a connection of the pool, so that it waits as a repository's does and the others do not. They do wait where somebody

@@ -25,6 +25,7 @@ from flowstates.values import seconds
 
 _NAME = "create_flow_run_state"
 _MOST_STATES = 500  # of a statement
+_FEW = 32  # of a statement, which costs as much as some ten states of it: as many are not shared
 _MOST_CHARACTERS = 2**20  # of a statement, more or less; a state that has more goes alone
 _SLOW = 0.5  # seconds, after which a statement waits for something, and another may begin
 _OF_THE_CONNECTION = ("08", "57P")  # the classes of errors after which the server may yet have committed
@@ -196,9 +197,11 @@ class Batching:
 
     def _take(self) -> list[_Create]:
         """What goes in the next statement: a create of each run, of those that came first."""
+        # A worker's share, so that the server has the others' to do while this process reads the answers of one.
+        most = min(_MOST_STATES, max(_FEW, -(-len(self._ready) // self._workers)))
         taken: list[_Create] = []
         size = 0
-        while self._ready and len(taken) < _MOST_STATES:
+        while self._ready and len(taken) < most:
             waiting = self._runs[self._ready[0]]
             while waiting and (waiting[0].place is not _Place.WAITING or waiting[0].answer.done()):
                 waiting.popleft()  # its caller has gone, or is about to go
