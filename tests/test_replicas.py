@@ -87,6 +87,19 @@ async def test_what_is_not_replayed_is_not_said_to_be_there(pair: Pair) -> None:
         assert await FlowRunStateRepository(standby).read_flow_run_state(state.id) == state
 
 
+async def test_the_server_waits_where_it_can(pair: Pair) -> None:
+    text = "select count(*) from pg_stat_activity where query like '/* wait_for_place */ wait for lsn%' and state = 'active'"
+    async with both(pair) as (primary, standby):
+        can = (await standby.fetchval("show server_version_num")) >= "19"
+        async with paused(standby):
+            await FlowRunStateRepository(primary).create_flow_run_state(uuid4(), "RUNNING")
+            waiting = asyncio.create_task(has_reached(standby, await position(primary), timeout=None))
+            while can and await standby.fetchval(f"{text} and pg_sleep(0.01) is not null") == 0:
+                assert not waiting.done()
+            assert await standby.fetchval(text) == can
+        assert await waiting is True
+
+
 async def test_each_is_one_statement_where_the_replica_is_there(pair: Pair) -> None:
     connection_class, counts = counting()
     async with both(pair) as (primary, _), create_pool(pair.standby, connection_class=connection_class) as standby:

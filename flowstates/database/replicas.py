@@ -13,6 +13,8 @@ from flowstates.values import seconds, shown
 
 _POSITION = re.compile(r"([0-9]{1,20}):([0-9A-F]{8}):([0-9A-F]{1,8}/[0-9A-F]{1,8})", re.ASCII)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05  # seconds
+_WAITS = 19  # the first PostgreSQL that has WAIT FOR LSN
+_LONGEST_WAIT = 2**31 - 1  # milliseconds
 
 
 async def position(primary: PoolOrConnection, *, timeout: float | None = None) -> str:
@@ -40,7 +42,8 @@ async def has_reached(replica: PoolOrConnection, position: str, *, timeout: floa
     does not outlive a promotion: a server that is on a later timeline, the promoted one too, says False at once, also of what it has.
 
     One round trip where the replica is there already. Else it is asked again, after 2 milliseconds and then less and less often, up to 20 times a
-    second. The pool is to be of one server: another one behind the same address may be further behind. A primary has reached its own positions.
+    second; on PostgreSQL 19 and newer, outside of transactions, the server waits by `WAIT FOR LSN` before that. The pool is to be of one server:
+    another one behind the same address may be further behind. A primary has reached its own positions.
 
     On a standby it takes the right to see which timeline comes in: pg_read_all_stats, which pg_monitor has; InvalidInputError without it. While
     nothing comes in, as its primary is away, the timeline is not known, and the answer is False. InvalidInputError also for a position of another
@@ -57,7 +60,9 @@ async def has_reached(replica: PoolOrConnection, position: str, *, timeout: floa
         return False
     try:
         async with limit:
-            while (answer := await _look(execution, *asked.groups())) is None:
+            if (answer := await _look(execution, *asked.groups())) is None:
+                await _wait_on_server(execution, asked[3], limit.when())
+            while answer is None and (answer := await _look(execution, *asked.groups())) is None:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             return answer
@@ -85,3 +90,13 @@ async def _look(execution: Execution, cluster: str, timeline: str, lsn: str) -> 
     if its_timeline > timeline:
         return False
     return True if is_reached == "true" else None
+
+
+async def _wait_on_server(execution: Execution, lsn: str, end: float | None) -> None:
+    """Waits until the server has come to the place, or the time is over, where it is one that can; it may not be that of the position even then."""
+    async with execution.connection() as connection:
+        if connection.get_server_version().major < _WAITS or connection.is_in_transaction():  # a cursor's snapshot would be an error there
+            return
+        text = queries.fill(queries.catalog("wait_for_place"), "lsn", f"'{lsn}'")
+        milliseconds = _LONGEST_WAIT if end is None else max(1, min(_LONGEST_WAIT, int(1000 * (end - asyncio.get_running_loop().time()))))
+        await connection.execute(queries.fill(text, "milliseconds", str(milliseconds)))
