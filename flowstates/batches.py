@@ -21,19 +21,20 @@ from flowstates.values import kind_of, shown
 class BatchedCreates:
     """What `batched` gives: `create_flow_run_state`, as long as its block lasts."""
 
-    def __init__(self, pool: asyncpg.Pool, *, transitions: Transitions | None = None, workers: int = 2, most_waiting: int = 10_000) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, transitions: Transitions | None = None, workers: int = 2) -> None:
         if not is_pool(pool):
             raise InvalidInputError(
                 "pool", f"is {kind_of(pool)}, not a pool: in a transaction of yours, create by a FlowRunStateRepository on its connection"
             )
-        for field, value in (("workers", workers), ("most_waiting", most_waiting)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError(field, f"is {shown(value)}, not a number of 1 or more")
-        self._batching = Batching(Execution(pool, "flowstates"), workers, most_waiting)
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise InvalidInputError("workers", f"is {shown(workers)}, not a number of 1 or more")
+        self._batching = Batching(Execution(pool, "flowstates"), workers, pool.get_max_size())
         self._expectations = None if transitions is None else expectations(transitions)
         self._is_open = False
 
     async def __aenter__(self) -> Self:
+        if self._is_open:
+            raise FlowStatesError("batched creates are open already: the block of `async with batched(pool) as states` is one for all tasks")
         self._is_open = True
         return self
 
@@ -81,21 +82,22 @@ class BatchedCreates:
         return await self._batching.append(new, expectation, is_id_given=id is not None, timeout=timeout)
 
 
-def batched(pool: asyncpg.Pool, *, transitions: Transitions | None = None, workers: int = 2, most_waiting: int = 10_000) -> BatchedCreates:
+def batched(pool: asyncpg.Pool, *, transitions: Transitions | None = None, workers: int = 2) -> BatchedCreates:
     """Creates of many tasks, stored together: `async with batched(pool) as states: await states.create_flow_run_state(...)`, in any number of tasks.
 
     A create that comes while fewer than `workers` statements are under way is one of its own, at once, as a repository sends it. What comes
     meanwhile goes in the next statement, or where many wait, a worker's share of them does, up to 500 states and some MiB; nothing waits for a time
-    to pass. More than `most_waiting` that wait for their turn wait to be taken up. A run has one create under way: those of one run go one after
-    another, in their order.
+    to pass. What waits is as much as tasks wait for. A run has one create under way: those of one run go one after another, in the order in which
+    they were asked for.
 
-    A statement is atomic, locks the rows of its runs in the order of their ids, and waits for none that another transaction holds: such a create
-    is done again alone, on a connection of the pool, so that it waits as a repository's does and the others do not. They do wait where somebody
-    makes the same new run, until that transaction ends; after half a second another statement may begin beside such a one. Those that were not
-    stored are told why by one more statement. Where the server refuses a statement, by a trigger say, each of its creates is done again alone.
+    A statement is atomic. It waits where another open transaction makes the same new run, or has stored a state under one of its ids, and until that
+    ends; then it locks the rows of the known runs in the order of their ids, and waits for none that another transaction holds: such a create is
+    done again alone, on a connection of the pool, so that it waits as a repository's does and the others do not. A statement that takes more than
+    half a second gives its place to another one, as long as the pool has connections. Those that were not stored are told why by one more statement.
+    Where the server refuses a statement, by a trigger say, each of its creates is done again alone.
 
     It takes a pool, on the tables of the layout `flowstates`, and no connection and no session: a create of this kind is in no transaction of the
     caller's. The pool needs as many connections as statements are to be under way, and what waits for a lock takes one more each. Leaving the
     block waits for all that has been asked. It belongs to one event loop.
     """
-    return BatchedCreates(pool, transitions=transitions, workers=workers, most_waiting=most_waiting)
+    return BatchedCreates(pool, transitions=transitions, workers=workers)

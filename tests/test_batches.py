@@ -35,7 +35,7 @@ from flowstates import (
 from flowstates.engine.appending import Expected
 from flowstates.values import Layout
 from tests import model
-from tests.conftest import Pool
+from tests.conftest import Connection, Pool
 from tests.faults import target, writing
 from tests.proxy import Proxy
 from tests.schedules import LIMIT
@@ -452,7 +452,6 @@ async def test_after_a_broken_connection_what_has_an_id_is_done_again(own_databa
         assert [isinstance(one, FlowRunState) for one in told] == [id_ is not None for id_ in ids]
         broken = [one for one in told if not isinstance(one, FlowRunState)]
         assert all(isinstance(one, BROKEN) for one in broken)
-        assert len(set(map(id, broken))) == 3  # each its own
         assert [len(await at.history(run)) for run in runs] == [1 if is_stored or id_ else 0 for id_ in ids]
         assert await wrong_rows(at.pool) == []
 
@@ -480,12 +479,121 @@ async def test_leaving_the_block_waits_for_all_that_was_asked(dsn: str) -> None:
                 await closed.create_flow_run_state(uuid4(), RUNNING)
 
 
-async def test_more_than_may_wait_wait_to_be_taken_up(dsn: str) -> None:
-    async with opened(dsn, most_waiting=3) as at:
-        tasks = start(*[at.states.create_flow_run_state(uuid4(), RUNNING) for _ in range(50)])
-        await asyncio.sleep(0)
-        tasks[40].cancel()
-        assert [type(one) for one in await asyncio.gather(*tasks, return_exceptions=True)].count(FlowRunState) == 49
+async def test_a_block_in_its_own_block_is_refused(dsn: str) -> None:
+    async with opened(dsn) as at:
+        with pytest.raises(FlowStatesError, match="open already"):
+            async with at.states:
+                pass
+        await at.states.create_flow_run_state(uuid4(), RUNNING)
+
+
+async def test_an_id_of_two_runs_is_stored_in_one_of_them(dsn: str) -> None:
+    async with opened(dsn, workers=1) as at:
+        run, id_ = uuid4(), uuid4()
+        stored = await at.states.create_flow_run_state(run, RUNNING, id=id_, message="m")
+        told = await answers(
+            at.states.create_flow_run_state(uuid4(), RUNNING),
+            at.states.create_flow_run_state(run, RUNNING, id=id_, message="m"),
+            at.states.create_flow_run_state(uuid4(), RUNNING, id=id_, message="m"),
+            at.states.create_flow_run_state(uuid4(), StateType.FAILED, id=id_, message="other"),
+        )
+        assert told[1] == stored
+        assert [type(one) for one in told[2:]] == [FlowRunStateConflictError] * 2
+        fresh = uuid4()
+        told = await answers(*[at.states.create_flow_run_state(uuid4(), RUNNING, id=fresh if 2 < number < 7 else None) for number in range(10)])
+        assert [type(one) for one in told].count(FlowRunStateConflictError) == 3
+        assert [type(one) for one in told].count(FlowRunState) == 7
+
+
+async def test_those_of_a_run_go_in_their_order_however_many_wait(dsn: str) -> None:
+    async with opened(dsn) as at:
+        runs = [uuid4() for _ in range(40)]
+        await asyncio.gather(*[at.states.create_flow_run_state(run, RUNNING, message=str(n)) for n in range(8) for run in runs])
+        for run in runs:
+            assert [state.message for state in await at.history(run)] == [str(n) for n in range(8)]
+
+
+async def test_who_has_gone_leaves_nothing_behind(own_database: str) -> None:
+    async with opened(own_database, connections=5) as at:
+        run = (await at.states.create_flow_run_state(uuid4(), PENDING)).flow_run_id
+        connection = await asyncpg.connect(own_database)
+        async with connection.transaction():
+            await connection.execute("select from flow_run where id = $1 for update", run)
+            held = start(at.states.create_flow_run_state(run, RUNNING))[0]
+            while not await waiting_for_a_lock(at.pool):  # noqa: ASYNC110 (the server tells nobody)
+                await asyncio.sleep(0.01)
+            late = [at.states.create_flow_run_state(run, RUNNING, message="x" * 1000, timeout=0.01) for _ in range(50)]
+            assert {type(one) for one in await answers(*late)} == {TimeoutError}
+            assert [len(waiting) for waiting in at.states._batching._runs.values()] == [0]
+            # Nor do they keep back those of others.
+            assert len(await asyncio.gather(*[at.states.create_flow_run_state(uuid4(), RUNNING) for _ in range(20)])) == 20
+        await held
+        await connection.close()
+        assert at.states._batching._runs == {}
+
+
+class NotCopiedError(Exception):
+    """Made by a hook of the caller's pool."""
+
+    def __init__(self, path: str, *, status: int) -> None:
+        super().__init__(path, status)
+
+
+async def test_an_error_that_cannot_be_copied_is_everybodys(dsn: str) -> None:
+    is_broken = False
+
+    async def setup(connection: Connection) -> None:
+        if is_broken:
+            raise NotCopiedError("vault", status=403)
+
+    async with asyncio.timeout(LIMIT), create_pool(dsn, max_size=3, setup=setup) as pool, batched(pool, workers=1) as states:
+        is_broken = True
+        runs = [uuid4() for _ in range(6)]
+        told = await answers(*[states.create_flow_run_state(run, RUNNING) for run in runs])
+        assert {type(one) for one in told} == {NotCopiedError}
+        is_broken = False
+        assert len(await asyncio.gather(*[states.create_flow_run_state(run, RUNNING) for run in runs])) == 6
+        assert states._batching._runs == {}
+
+
+async def test_who_writes_runs_in_the_order_of_their_ids_is_not_locked_out(own_database: str) -> None:
+    async with opened(own_database, workers=1, connections=4) as at:
+        new, known = UUID(int=1), UUID(int=2)
+        await at.states.create_flow_run_state(known, PENDING)
+        connection = await asyncpg.connect(own_database)
+        async with connection.transaction():
+            mine = FlowRunStateRepository(connection)
+            await mine.create_flow_run_state(new, PENDING)
+            tasks = start(*[at.states.create_flow_run_state(run, RUNNING) for run in (uuid4(), known, new)])
+            while not await waiting_for_a_lock(at.pool, TOGETHER):  # noqa: ASYNC110 (the server tells nobody)
+                await asyncio.sleep(0.01)
+            await mine.create_flow_run_state(known, PENDING)
+        await connection.close()
+        assert len(await asyncio.gather(*tasks)) == 3
+        assert [state.type for state in await at.history(new)] == [PENDING, RUNNING]
+        assert await wrong_rows(at.pool) == []
+
+
+@pytest.mark.parametrize("code", ["08006", "57P01", "P0001", "40001"])
+async def test_a_triggers_error_is_its_own_creates_whatever_its_code(own_database: str, code: str) -> None:
+    async with opened(own_database, workers=1) as at:
+        await at.pool.execute(REFUSES.format(action=f"raise exception 'no' using errcode = '{code}'"))
+        told = await answers(*[at.states.create_flow_run_state(uuid4(), RUNNING, message="refused" if n == 4 else None) for n in range(10)])
+        assert [n for n, one in enumerate(told) if not isinstance(one, FlowRunState)] == [4]
+
+
+async def test_slow_statements_take_no_more_than_the_pool_can_send(own_database: str) -> None:
+    async with opened(own_database, connections=3) as at:
+        connection = await asyncpg.connect(own_database)
+        async with connection.transaction():
+            await connection.execute("lock table flow_run in share mode")
+            tasks = start(*[at.states.create_flow_run_state(uuid4(), RUNNING) for _ in range(300)])
+            while await connection.fetchval("select count(*) from pg_locks where not granted") < 3:  # noqa: ASYNC110 (the server tells nobody)
+                await asyncio.sleep(0.01)
+            assert at.states._batching._begun == 3
+            assert len(at.states._batching._ready) > 100
+        await connection.close()
+        assert len(await asyncio.gather(*tasks)) == 300
 
 
 async def test_what_is_large_goes_alone(dsn: str) -> None:
@@ -512,10 +620,9 @@ async def test_what_is_no_pool_is_refused(pool: Pool) -> None:
         for given_ in (connection, AsyncSession(engine), engine.connect()):
             with pytest.raises(InvalidInputError, match=r"^pool: .*not a pool: in a transaction of yours"):
                 batched(given_)  # type: ignore[arg-type]
-    for field in ("workers", "most_waiting"):
-        for value in (0, True, "2", 1.5, None):
-            with pytest.raises(InvalidInputError, match=rf"^{field}: "):
-                batched(pool, **{field: value})  # type: ignore[arg-type]
+    for value in (0, True, "2", 1.5, None):
+        with pytest.raises(InvalidInputError, match=r"^workers: "):
+            batched(pool, workers=value)  # type: ignore[arg-type]
 
 
 async def test_without_kept_statements(dsn: str) -> None:

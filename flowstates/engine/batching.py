@@ -7,9 +7,9 @@ import json
 from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
-from copy import copy
 from enum import Enum, auto
 from functools import partial
+from types import TracebackType
 from typing import TypeAlias
 from uuid import UUID
 
@@ -44,7 +44,7 @@ class _Place(Enum):
 class _Create:
     """A create that waits, or is under way."""
 
-    __slots__ = ("answer", "batch", "expectation", "is_id_given", "new", "place", "run", "slot", "text")
+    __slots__ = ("answer", "batch", "expectation", "is_id_given", "new", "place", "run", "slot", "text", "traceback")
 
     def __init__(self, new: NewFlowRunState, expectation: Expectation, run: str, *, is_id_given: bool) -> None:
         self.new = new
@@ -56,6 +56,8 @@ class _Create:
         self.place = _Place.WAITING
         self.slot: _Slot | None = None
         self.batch: _Batch | None = None
+        self.traceback: TracebackType | None = None
+        """That of an error of a whole statement: its creates share the error, and each raises it anew."""
 
     def settle(self, answer: _Answer) -> None:
         """Hands the caller the answer, if that still waits."""
@@ -90,7 +92,12 @@ class _Slot:
     def __init__(self, batching: Batching) -> None:
         self._batching = batching
         self._watch: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(_SLOW, self.free)
-        batching.under_way += 1
+        batching.begin()
+
+    def end(self) -> None:
+        """The statement has ended."""
+        self.free()
+        self._batching.end()
 
     def free(self) -> None:
         """Lets another begin. More than once is once."""
@@ -102,16 +109,17 @@ class _Slot:
 
 
 class Batching:
-    """Appends, of which at most `workers` statements are under way, as long as they are not slow. At most `most_waiting` wait with their content.
+    """Appends, of which at most `workers` statements are under way, as long as they are not slow, and at most `most` in all.
 
     A run has one create under way; those that come meanwhile follow it in their order. So a statement moves the row of a run once.
     """
 
-    def __init__(self, execution: Execution, workers: int, most_waiting: int) -> None:
+    def __init__(self, execution: Execution, workers: int, most: int) -> None:
         self.under_way = 0
+        self._begun = 0
         self._execution = execution
         self._workers = workers
-        self._room = asyncio.Semaphore(most_waiting)
+        self._most = most
         self._runs: dict[str, deque[_Create]] = {}
         """Those that wait, by run. A run is here as long as a create of it waits or is under way."""
         self._ready: deque[str] = deque()
@@ -128,7 +136,7 @@ class Batching:
         self._idle.clear()
         try:
             run = new.flow_run_id.hex
-            if run in self._runs or self._ready or self.under_way >= self._workers:
+            if run in self._runs or self._ready or not self._has_place():
                 return await self._append_later(new, expectation, run, is_id_given, timeout)
             self._runs[run] = deque()
             slot = _Slot(self)
@@ -136,8 +144,7 @@ class Batching:
                 return await append(self._execution, new, expectation, is_id_given=is_id_given, timeout=timeout)
             finally:
                 self._leave_run(run)
-                slot.free()
-                self.begin_next()
+                slot.end()
         finally:
             self._calls -= 1
             if self._calls == 0:
@@ -152,11 +159,6 @@ class Batching:
     async def _append_later(self, new: NewFlowRunState, expectation: Expectation, run: str, is_id_given: bool, timeout: float | None) -> FlowRunState:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
-        if self._room.locked():
-            async with asyncio.timeout_at(deadline):
-                await self._room.acquire()
-        else:
-            await self._room.acquire()  # at once
         create = _Create(new, expectation, run, is_id_given=is_id_given)
         if run in self._runs:
             self._runs[run].append(create)
@@ -168,7 +170,7 @@ class Batching:
             async with asyncio.timeout_at(deadline):
                 answer = await create.answer
             if isinstance(answer, BaseException):
-                raise answer
+                raise answer.with_traceback(create.traceback or answer.__traceback__)
             if isinstance(answer, FlowRunState):
                 return answer
             if answer:
@@ -178,9 +180,22 @@ class Batching:
         finally:
             self._leave(create)
 
+    def _has_place(self) -> bool:
+        return self.under_way < self._workers and self._begun < self._most
+
+    def begin(self) -> None:
+        """A statement more."""
+        self.under_way += 1
+        self._begun += 1
+
+    def end(self) -> None:
+        """A statement less, though perhaps no longer among those under way."""
+        self._begun -= 1
+        self.begin_next()
+
     def begin_next(self) -> None:
         """Lets what waits go, together, as long as another statement may begin."""
-        while self.under_way < self._workers and (creates := self._take()):
+        while self._has_place() and (creates := self._take()):
             slot = _Slot(self)
             if len(creates) == 1:
                 (create,) = creates
@@ -191,7 +206,7 @@ class Batching:
             for create in creates:
                 create.place, create.batch = _Place.TOGETHER, batch
             # In nobody's context, so that no caller's tracing is told of it as of a call of their own.
-            batch.task = asyncio.get_running_loop().create_task(self._store(creates), context=Context())
+            batch.task = asyncio.get_running_loop().create_task(self._store(creates, batch), context=Context())
             self._tasks.add(batch.task)
             batch.task.add_done_callback(partial(self._end, creates, slot))
 
@@ -200,23 +215,29 @@ class Batching:
         # A worker's share, so that the server has the others' to do while this process reads the answers of one.
         most = min(_MOST_STATES, max(_FEW, -(-len(self._ready) // self._workers)))
         taken: list[_Create] = []
+        passed: list[str] = []
+        ids: set[UUID] = set()
         size = 0
         while self._ready and len(taken) < most:
             waiting = self._runs[self._ready[0]]
-            while waiting and (waiting[0].place is not _Place.WAITING or waiting[0].answer.done()):
-                waiting.popleft()  # its caller has gone, or is about to go
+            while waiting and waiting[0].answer.done():
+                waiting.popleft().place = _Place.NOWHERE  # its caller is about to go
             if not waiting:
                 del self._runs[self._ready.popleft()]
+                continue
+            if waiting[0].new.id in ids:  # of another run: which of the two is stored is told by the statement of one of them
+                passed.append(self._ready.popleft())
                 continue
             size += len(waiting[0].text)
             if taken and size > _MOST_CHARACTERS:
                 break
             self._ready.popleft()
+            ids.add(waiting[0].new.id)
             taken.append(waiting.popleft())
-            self._room.release()
+        self._ready.extendleft(reversed(passed))
         return taken
 
-    async def _store(self, creates: list[_Create]) -> None:
+    async def _store(self, creates: list[_Create], batch: _Batch) -> None:
         """Settles what was stored, and what is not to be. What it leaves is to go alone."""
         unreadable: list[UnreadableRowError] = []
         rows = await self._execution.rows(f"{_NAME}.together", _texts(creates), timeout=None)
@@ -228,7 +249,7 @@ class Batching:
                 missed.append(create)
             else:
                 self._settle(create, answer)
-        if not missed:
+        if not missed or not batch.callers:
             return
         self.begin_next()
         own: dict[UUID, tuple[FlowRunState, bool]] = {}
@@ -249,8 +270,8 @@ class Batching:
                     self._settle(create, stored)
 
     def _settle(self, create: _Create, answer: _Answer) -> None:
-        if create.batch is not None and not create.answer.done():
-            create.batch.callers -= 1  # who leaves after this is not the last
+        if create.batch is not None:
+            create.batch.callers -= 1  # also where the caller was cancelled, and has yet to go
         create.settle(answer)
         create.place = _Place.NOWHERE
         self._leave_run(create.run)
@@ -264,29 +285,30 @@ class Batching:
             if task.cancelled():
                 create.answer.cancel()
             elif error is not None and not create.is_id_given and _may_be_stored(error):
-                create.settle(copy(error))  # each has its own, as who catches it may change it
+                create.traceback = error.__traceback__
+                create.settle(error)
             elif not create.answer.done():
                 create.place = _Place.ALONE
                 create.settle(str(error) or type(error).__name__ if error is not None else "another writer had the run, or nothing was stored")
                 continue
             create.place = _Place.NOWHERE
             self._leave_run(create.run)
-        slot.free()
-        self.begin_next()
+        slot.end()
 
     def _leave(self, create: _Create) -> None:
         """Its caller waits no longer."""
         match create.place:
             case _Place.WAITING:
                 create.place = _Place.NOWHERE
-                self._room.release()
+                self._runs[create.run].remove(create)
             case _Place.TOGETHER if create.batch is not None:
-                create.batch.leave()
+                batch, create.batch = create.batch, None
+                batch.leave()
             case _Place.ALONE:
                 create.place = _Place.NOWHERE
                 self._leave_run(create.run)
                 if create.slot is not None:
-                    create.slot.free()
+                    create.slot.end()
                 self.begin_next()
 
     def _leave_run(self, run: str) -> None:
@@ -303,5 +325,6 @@ def _texts(creates: Sequence[_Create]) -> str:
 
 def _may_be_stored(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "08").startswith(_OF_THE_CONNECTION)
+        # What ends the connection has another severity, or none where asyncpg says it.
+        return getattr(error, "severity_en", None) != "ERROR" and (error.sqlstate or "08").startswith(_OF_THE_CONNECTION)
     return not isinstance(error, FlowStatesError)

@@ -44,15 +44,16 @@ with given as materialized (
            (flow_run_id, type, id, timestamp, name, message, state_details, data, result_artifact_id, transaction)
     select given.flow_run_id, given.type, given.id, at.timestamp, given.name, given.message, given.state_details, given.data,
            given.result_artifact_id, at.transaction
-      from (select id, timestamp, transaction from moved union all select id, timestamp, transaction from made) as at
+      -- The new runs first: what is waited for is waited for before a known run is locked.
+      from (select id, timestamp, transaction from made union all select id, timestamp, transaction from moved) as at
       join given on given.flow_run_id = at.id
     returning state.*
 )
 -- A division by zero where a state was not stored, or its run's row does not say what was, which somebody's trigger can do: so none is.
 select /* slot: state */ state.* /* end */
-  from (select id, state_id, state_type, state_name, timestamp, transaction from moved
+  from (select id, state_id, state_type, state_name, timestamp, transaction from made
         union all
-        select id, state_id, state_type, state_name, timestamp, transaction from made) as at
+        select id, state_id, state_type, state_name, timestamp, transaction from moved) as at
   left join stored as state on state.flow_run_id = at.id
  where 1 / coalesce((state.flow_run_id, state.id, state.type, state.name, state.timestamp, state.transaction)
                   = (at.id, at.state_id, at.state_type, at.state_name, at.timestamp, at.transaction), false)::int = 1;
