@@ -85,14 +85,26 @@ class Pair:
 
 
 @contextmanager
-def primary_and_standby() -> Iterator[Pair]:
-    """Two embedded servers, the second begun from a base backup of the first. Each ends with the block, and with this process."""
+def primary_and_standby(**settings: str) -> Iterator[Pair]:
+    """Two embedded servers, the second begun from a base backup of the first. Each ends with the block, and with this process.
+
+    The settings are the standby's, and the primary's after a restart or a reload.
+    """
     version = version_for_tests()
     with folder_for_a_server() as folder, ExitStack() as stack:
         primaries, standbys = stack.enter_context(ExitStack()), stack.enter_context(ExitStack())
         primary = primaries.enter_context(embedded_postgres(folder / "primary", version=version))
+        if settings:
+            asyncio.run(_alter(primary, settings))
         standby = standbys.enter_context(_standby(folder, "standby", primary, version))
         yield Pair(primary, standby, folder, {primary: primaries, standby: standbys})
+
+
+async def _alter(dsn: str, settings: dict[str, str]) -> None:
+    connection = await asyncpg.connect(dsn)
+    for name, value in settings.items():
+        await connection.execute(f"alter system set {name} = '{value}'")
+    await connection.close()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from flowstates import FlowRunStateRepository, InvalidInputError, batched, create_pool, has_reached, migrate, position
 from flowstates.database.embedded import embedded_postgres
 from tests.conftest import Connection, Pool
+from tests.faults import folder_for_a_server
 from tests.proxy import Proxy
 from tests.schedules import LIMIT
 from tests.standby import Pair, primary_and_standby
@@ -141,6 +143,55 @@ async def test_after_a_promotion_no_old_position_is_true() -> None:
                 assert await has_reached(primary, lost) is True
 
 
+@pytest.fixture
+def archived() -> Iterator[tuple[Pair, str, Path]]:
+    """A primary, a standby that archives its log once it is promoted, and the address of one that follows that standby."""
+    with folder_for_a_server() as folder:
+        archive = folder / "archive"
+        archive.mkdir()
+        archive.chmod(0o777)
+        with primary_and_standby(archive_mode="on", archive_command=f"cp %p {archive}/%f") as pair, pair.standby_of_the_standby() as dsn:
+            yield pair, dsn, archive
+
+
+def test_while_the_log_comes_from_an_archive_no_old_position_is_true(archived: tuple[Pair, str, Path]) -> None:
+    """Its receiver waits then, and the log is that of a promoted server, which passes the place of a write that was lost."""
+    pair, dsn, archive = archived
+
+    async def look() -> None:
+        await fill(pair)
+        async with both(pair) as (primary, standby), create_pool(dsn) as third:
+            await third.execute(f"alter system set restore_command = 'sleep 0.1; cp {archive}/%f %p'")
+            await third.execute("select pg_reload_conf()")
+            assert await has_reached(third, await position(primary), timeout=60) is True
+            async with paused(third):
+                await FlowRunStateRepository(primary).create_flow_run_state(uuid4(), "RUNNING")
+                await pair.caught_up()
+                await pair.cut_off()
+                await FlowRunStateRepository(primary).create_flow_run_state(uuid4(), "RUNNING", message="x" * 10_000)
+                lost = await position(primary)
+                await pair.promote()
+                for _ in range(4):
+                    await FlowRunStateRepository(standby).create_flow_run_state(uuid4(), "RUNNING", message="y" * 100_000)
+                    await standby.execute("select pg_switch_wal()")
+                while len(list(archive.glob("00000002" + "?" * 16))) < 4:  # noqa: ASYNC110 (the server tells nobody)
+                    await asyncio.sleep(0.01)
+            new = await position(standby)
+            while not await has_reached(third, new, timeout=0.05):
+                assert await has_reached(third, lost, timeout=0.01) is False
+
+    asyncio.run(look())
+
+
+async def test_a_position_at_the_begin_of_a_segment_is_reached(pair: Pair) -> None:
+    async with both(pair) as (primary, standby):
+        for _ in range(2):
+            await primary.execute("select pg_switch_wal()")
+            assert await has_reached(standby, await position(primary), timeout=60) is True
+            # Nothing is there behind it.
+            await FlowRunStateRepository(primary).create_flow_run_state(uuid4(), "RUNNING")
+
+
 async def test_a_standby_that_receives_nothing_is_not_known_to_be_there() -> None:
     with primary_and_standby() as pair:
         await fill(pair)
@@ -184,8 +235,9 @@ async def test_what_cannot_be_asked_is_refused(pair: Pair) -> None:
             with pytest.raises(InvalidInputError, match=r"^primary: is in a transaction"):
                 await position(connection)
         async with standby.acquire() as connection:
-            async with connection.transaction():
-                assert await has_reached(connection, after, timeout=60) is True
+            for isolation in ("read_committed", "read_uncommitted"):  # which PostgreSQL takes for one
+                async with connection.transaction(isolation=isolation):
+                    assert await has_reached(connection, after, timeout=60) is True
             async with connection.transaction(isolation="repeatable_read"):
                 with pytest.raises(InvalidInputError, match=r"^replica: is in a transaction at REPEATABLE READ"):
                     await has_reached(connection, after)

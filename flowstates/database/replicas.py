@@ -79,7 +79,7 @@ async def _look(execution: Execution, cluster: str, timeline: str, lsn: str) -> 
         ((its_cluster, is_reached, is_standby, its_timeline, is_visible, isolation),) = await fetched(
             connection, text, (lsn,), is_of_pool=execution.is_of_pool
         )
-        if connection.is_in_transaction() and isolation != "read committed":
+        if connection.is_in_transaction() and isolation not in ("read committed", "read uncommitted"):  # which are one
             raise InvalidInputError("replica", f"is in a transaction at {isolation.upper()}, which goes on to see what it saw first")
     if its_cluster != cluster:
         raise InvalidInputError("position", "is of another cluster than this server")
