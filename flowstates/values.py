@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from math import inf, isfinite
 from operator import is_
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 Choice = TypeVar("Choice", bound=str)
 
-Layout = Literal["flowstates", "prefect"]
-"""Whose tables they are."""
+Layout = Literal["flowstates", "prefect", "citus"]
+"""Whose tables they are, and for `citus` that they are distributed."""
+
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 30, tzinfo=UTC)

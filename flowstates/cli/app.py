@@ -31,7 +31,7 @@ from flowstates.cli.serve import serve
 from flowstates.cli.states import create, delete, deletion, show
 from flowstates.cli.tail import consumers, tail
 from flowstates.cli.timeline import timeline
-from flowstates.database.migrations import migration_script, migration_sql, unknown_migrations
+from flowstates.database.migrations import migration_script, unknown_migrations
 from flowstates.database.mismatches import Mismatch
 from flowstates.engine import connections
 from flowstates.engine.connections import AnyConnection
@@ -126,16 +126,8 @@ def demo(
         print_line(f"  {program} migrate --database-url postgresql://user@host/database")
 
 
-def _migration(text: str) -> str:
-    try:
-        migration_sql(since=text)
-    except InvalidInputError as error:
-        raise typer.BadParameter(error.message) from None
-    return text
-
-
 def _migration_option(name: str, help: str) -> Any:
-    return typer.Option(name, parser=_migration, metavar="NAME", help=help)
+    return typer.Option(name, metavar="NAME", help=help)
 
 
 @app.command(cls=_Command)
@@ -144,6 +136,9 @@ def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty schema; no database is asked.")] = False,
     since: Annotated[str | None, _migration_option("--from", "With --sql: only what comes after this migration.")] = None,
     until: Annotated[str | None, _migration_option("--to", "With --sql: nothing after this migration.")] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Tables that Citus distributes, of the layout citus; so too where FLOWSTATES_LAYOUT is citus.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Make the tables, or bring them up to date."""
@@ -152,17 +147,22 @@ def migrate(
             raise InvalidInputError("--sql", "prints SQL and no JSON: leave out --json")
         if not sql and (since, until) != (None, None):
             raise InvalidInputError("--from, --to", "say what --sql prints: add --sql")
-        if layout_of(None) is LayoutName.PREFECT:
+        layout = layout_of(None)
+        if layout is LayoutName.PREFECT:
             raise ReadOnlyLayoutError("Prefect alone makes its tables: for those of flowstates, unset FLOWSTATES_LAYOUT")
-        script = migration_script(since=since, until=until)
+        distributed = distributed or layout is LayoutName.CITUS
+        try:
+            script = migration_script(since=since, until=until, distributed=distributed)
+        except InvalidInputError as error:
+            raise InvalidInputError({"since": "--from", "until": "--to"}[error.field], error.message) from None
     if sql:
         typer.echo(script, nl=False)
         return
 
     async def work(connection: AnyConnection) -> tuple[list[str], list[str]]:
-        return await flowstates.migrate(connection), await unknown_migrations(connection)
+        return await flowstates.migrate(connection, distributed=distributed), await unknown_migrations(connection, distributed=distributed)
 
-    applied, unknown = ask(database_url, work, to_migrate=False)
+    applied, unknown = ask(database_url, work, layout="citus" if distributed else "flowstates", to_migrate=False)
     if json:
         print_json_lines(json_format.dumps({"name": name, "applied": True}) for name in applied)
     else:
@@ -225,8 +225,9 @@ def check(
                 print_line()
                 print_line("If histories are pruned here, the tables' owner may let autovacuum come after 2 percent of the rows, not after 20:")
                 typer.echo("\n".join(settings))
-    if chosen is LayoutName.FLOWSTATES and _is_to_migrate(mismatches):
-        print_error_line("flowstates migrate makes the tables, or brings them up to date")
+    if chosen is not LayoutName.PREFECT and _is_to_migrate(mismatches):
+        migrate_it = "flowstates migrate" + (" --distributed" if chosen is LayoutName.CITUS else "")
+        print_error_line(f"{migrate_it} makes the tables, or brings them up to date")
     if mismatches or slow:
         raise typer.Exit(1)
 

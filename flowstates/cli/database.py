@@ -36,6 +36,7 @@ EMBEDDED = "embedded:"
 _CONNECT_SECONDS = 10
 # What other programs take an address from. With an address of ours, asyncpg takes from the latter what that leaves out.
 _OF_OTHERS = ("DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE")
+_TAKES: dict[Layout, str] = {"prefect": "a database of Prefect", "citus": "a coordinator of Citus"}
 _NOT_THERE = (FlowRunStateConflictError, UnexpectedStateError)
 _DOES_NOT_FIT = (MigrationError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 _BAD_INPUT = (InvalidInputError, ReadOnlyLayoutError)
@@ -86,8 +87,8 @@ def ask_pool(
             raise InvalidInputError("database_url", _missing())
         if url is not None and not url.startswith(EMBEDDED):
             return asyncio.run(run(url, to_migrate=False))
-        if layout == "prefect":
-            raise InvalidInputError("layout", "prefect takes a database of Prefect, which an embedded server is not: name one with --database-url")
+        if layout in _TAKES:
+            raise InvalidInputError("layout", f"{layout} takes {_TAKES[layout]}, which an embedded server is not: name one with --database-url")
         chosen = None if url is None else url.removeprefix(EMBEDDED)
         folder = None if chosen is None else Path(chosen).expanduser() if chosen else data_folder()
         try:

@@ -54,7 +54,7 @@ class Lookup:
 
     async def run(self, id: Id, *, may_be_new: bool = False) -> UUID:
         """The run of an id, which may be one that is to be made."""
-        is_to_be_made = may_be_new and self._execution.layout == "flowstates"
+        is_to_be_made = may_be_new and self._execution.layout != "prefect"
         return await self._find("read_flow_run_ids", "run", id, "; a new run takes a whole UUID" if is_to_be_made else "")
 
     async def runs(self, ids: Sequence[Id] | None) -> list[UUID]:
@@ -80,7 +80,8 @@ class Lookup:
         if id.first == id.last:
             return id.first
         async with self._execution.connection() as connection:
-            found = [row["id"] for row in await ask_catalog(connection, question, str(id.first), str(id.last))]
+            rows = await ask_catalog(connection, question, str(id.first), str(id.last))
+        found = list(dict.fromkeys(row["id"] for row in rows))  # on Citus two runs may have a state of one id
         if not found:
             print_error_line(f"error: no {what} begins with {id.text}{cure}")
             raise typer.Exit(1)

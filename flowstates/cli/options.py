@@ -35,6 +35,7 @@ class LayoutName(StrEnum):
 
     FLOWSTATES = "flowstates"
     PREFECT = "prefect"
+    CITUS = "citus"
 
 
 def _parser(read: Callable[[str], T]) -> Callable[[str], T]:
@@ -191,7 +192,7 @@ def ask_states(url: str | None, option: LayoutName | None, work: Callable[[FlowR
     layout = layout_of(option)
 
     async def run(connection: AnyConnection) -> T:
-        await refuse_prefects_table(connection, layout)
+        await refuse_others_tables(connection, layout)
         return await work(FlowRunStateRepository(connection, layout=layout.value), Lookup(connection, layout.value))
 
     return ask(url, run, layout=layout.value)
@@ -202,7 +203,7 @@ def ask_analytics(url: str | None, option: LayoutName | None, work: Callable[[Fl
     layout = layout_of(option)
 
     async def run(connection: AnyConnection) -> T:
-        await refuse_prefects_table(connection, layout)
+        await refuse_others_tables(connection, layout)
         return await work(FlowRunStateAnalytics(connection, layout=layout.value), Lookup(connection, layout.value))
 
     return ask(url, run, layout=layout.value)
@@ -213,7 +214,7 @@ def ask_retention(url: str | None, option: LayoutName | None, work: Callable[[Fl
     layout = layout_of(option)
 
     async def run(connection: AnyConnection) -> T:
-        await refuse_prefects_table(connection, layout)
+        await refuse_others_tables(connection, layout)
         return await work(FlowRunStateRetention(connection, layout=layout.value))
 
     return ask(url, run, layout=layout.value)
@@ -225,18 +226,25 @@ def ask_feed(url: str | None, option: LayoutName | None, work: Callable[[FlowRun
 
     async def run(pool: asyncpg.Pool) -> T:
         async with pool.acquire() as connection:
-            await refuse_prefects_table(connection, layout)
+            await refuse_others_tables(connection, layout)
         return await work(FlowRunStateFeed(pool, layout=layout.value))
 
     return ask_pool(url, run, layout=layout.value)
 
 
-async def refuse_prefects_table(connection: AnyConnection, layout: LayoutName) -> None:
-    """Our layout's statements would read Prefect's table without an error, and without the data that Prefect keeps elsewhere."""
-    if layout is LayoutName.FLOWSTATES:
-        columns = {row["name"] for row in await ask_catalog(connection, "read_columns", "flow_run_state")}
-        if columns >= set(FlowRunState.model_fields) and "transaction" not in columns:
-            raise InvalidInputError("layout", "this is Prefect's table: say --layout prefect")
+async def refuse_others_tables(connection: AnyConnection, layout: LayoutName) -> None:
+    """Our layout's statements would read Prefect's table without an error, and without the data that Prefect keeps elsewhere; and most of them one on
+    Citus."""
+    if layout is LayoutName.PREFECT:
+        return
+    columns = {row["name"]: row["filler"] for row in await ask_catalog(connection, "read_columns", "flow_run_state")}
+    if not columns.keys() >= set(FlowRunState.model_fields) or "transaction" in columns:
+        return
+    if (columns["updated"] or "").startswith("generated"):
+        if layout is LayoutName.FLOWSTATES:
+            raise InvalidInputError("layout", "these tables are on Citus: say --layout citus")
+    else:
+        raise InvalidInputError("layout", "this is Prefect's table: say --layout prefect")
 
 
 def end_with_nothing(what: str) -> NoReturn:

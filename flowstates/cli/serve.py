@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from flowstates.cli.database import Pool, ask_pool, exit_codes
-from flowstates.cli.options import DatabaseUrl, LayoutOption, layout_of, refuse_prefects_table
+from flowstates.cli.options import DatabaseUrl, LayoutOption, layout_of, refuse_others_tables
 from flowstates.cli.render import print_error_line, print_line
 from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter
@@ -46,7 +46,7 @@ def serve(
 
     async def work(pool: Pool) -> None:
         async with pool.acquire() as connection:
-            await refuse_prefects_table(connection, chosen)
+            await refuse_others_tables(connection, chosen)
         states = FlowRunStateRepository(pool, layout=chosen.value)
         # Tables that are not there or may not be read are told of now, not to who looks.
         await states.read_flow_run_state_page(FlowRunStateFilter(current=True), limit=1)

@@ -29,7 +29,7 @@ from flowstates.engine.rows import FIRST_ROWS, OnUnreadable, next_rows, readable
 from flowstates.errors import FlowStatesError
 from flowstates.filters import FlowRunStateFilter, runs_clause, to_clause
 from flowstates.records import FlowRunState
-from flowstates.values import Layout, one_of, seconds
+from flowstates.values import LAYOUTS, Layout, one_of, seconds
 
 Argument: TypeAlias = str | Sequence[str | None] | None
 Statement: TypeAlias = tuple[str, tuple[Argument, ...]]
@@ -45,6 +45,16 @@ _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
         asyncpg.InsufficientPrivilegeError: "reading takes select on flow_run_state and flow_run; creating insert on both and update on flow_run; "
         "deleting delete on both, update on flow_run, and select, insert, update and delete on flowstates_pruned; reading a feed select on "
         "flowstates_pruned; consuming select, insert and update on flowstates_consumer too",
+    },
+    "citus": {
+        asyncpg.UndefinedTableError: "a table of flowstates is not on the search path: run `flowstates migrate --distributed`, or await "
+        "flowstates.migrate(pool, distributed=True), on Citus's coordinator",
+        asyncpg.UndefinedColumnError: "these tables are not those that flowstates makes: `flowstates check --layout citus` names what differs",
+        asyncpg.UndefinedFunctionError: "the functions that write on Citus are not on the search path: tables that somebody else distributed, or did "
+        "not, are not written to; `flowstates migrate --distributed` makes them with the tables, in an empty schema",
+        **CURES,
+        asyncpg.InsufficientPrivilegeError: "reading takes select on flow_run_state and flow_run; creating and deleting select, insert, update and "
+        "delete on both, and execute on append_flow_run_state and delete_flow_run_states",
     },
     "prefect": {
         asyncpg.UndefinedTableError: "no Prefect tables on the search path: is this Prefect's database, and the schema the one it uses?",
@@ -64,7 +74,7 @@ class Execution:
     def __init__(self, pool_or_connection: PoolOrConnection, layout: Layout) -> None:
         self.is_of_pool: bool = is_pool(pool_or_connection)  # a connection is, so that a broken one is the pool's to replace
         self._pool_or_connection = pool_or_connection
-        self.layout: Layout = one_of("layout", layout, "flowstates", "prefect")
+        self.layout: Layout = one_of("layout", layout, *LAYOUTS)
 
     @property
     def is_open_pool(self) -> bool:
@@ -173,7 +183,8 @@ def filled_of_runs(name: str, layout: Layout, arguments: tuple[Argument, ...], f
 @cache
 def _insert_text(name: str, layout: Layout, in_transaction: bool) -> str:
     text = queries.query(name, layout)
-    return text if in_transaction else queries.fill(text, "is_free", "true")
+    # On Citus the function asks in any case.
+    return text if in_transaction or layout == "citus" else queries.fill(text, "is_free", "true")
 
 
 async def _records(

@@ -54,7 +54,16 @@ def testing(name: str) -> str:
 
 def migrations() -> list[tuple[str, str]]:
     """Name and text of every migration, in order."""
-    found = (entry for entry in (root() / "migrations").iterdir() if entry.name.endswith(".sql"))
+    return _migrations(root() / "migrations")
+
+
+def distributed_migrations() -> list[tuple[str, str]]:
+    """The same of those that make tables that Citus distributes, in place of the others."""
+    return _migrations(root() / "migrations" / "distributed")
+
+
+def _migrations(folder: Traversable) -> list[tuple[str, str]]:
+    found = (entry for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(entry.name.removesuffix(".sql"), entry.read_text("utf-8")) for entry in sorted(found, key=lambda entry: entry.name)]
 
 
@@ -73,7 +82,7 @@ def fill(text: str, slot: str, clause: str) -> str:
 
 def _with_columns(text: str, layout: Layout) -> str:
     columns = root() / "columns"
-    for folder in (columns, columns / layout):
+    for folder in (columns / layout, columns):
         for entry in folder.iterdir():
             slot = entry.name.removesuffix(".sql")
             if f"/* slot: {slot} */" in text:

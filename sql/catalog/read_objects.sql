@@ -21,5 +21,6 @@ select 'function', is_temporary, proname::text
   from pg_proc
   join place on place.oid = pronamespace
  where proname = any ($1::text::name[])
-   and pronargs = 0
+   -- Ours take nothing, or among other things a table.
+   and (pronargs = 0 or 'regclass'::regtype = any (proargtypes))
  order by name;
