@@ -11,6 +11,7 @@ from uuid import UUID
 from flowstates.engine.appending import Expected, Transitions, append, expectation_of, expectations
 from flowstates.engine.bulk import New, append_many
 from flowstates.engine.connections import PoolOrConnection
+from flowstates.engine.deleting import delete_runs, delete_states, in_several_runs
 from flowstates.engine.execution import Execution
 from flowstates.engine.pages import MOST_OF_A_PAGE, FlowRunStatePage, read_page
 from flowstates.errors import InvalidInputError, ReadOnlyLayoutError, UnreadableRowError
@@ -54,8 +55,11 @@ class FlowRunStateRepository:
         self._expectations = None if transitions is None else expectations(transitions)
 
     async def read_flow_run_state(self, flow_run_state_id: UUID | str, *, timeout: float | None = None) -> FlowRunState | None:
-        """One state by its id; None for an unknown id."""
-        return _first(await self._execution.many("read_flow_run_state", _id_text("flow_run_state_id", flow_run_state_id), timeout=timeout))
+        """One state by its id; None for an unknown id. On the layout `citus` FlowStatesError where two runs have a state of that id."""
+        found = await self._execution.many("read_flow_run_state", _id_text("flow_run_state_id", flow_run_state_id), timeout=timeout)
+        if len(found) > 1:
+            raise in_several_runs(found[0].id, sorted(state.flow_run_id for state in found))
+        return _first(found)
 
     async def read_flow_run_states(self, flow_run_id: UUID | str, *, timeout: float | None = None) -> list[FlowRunState]:
         """The states of one run, oldest first; empty for an unknown run."""
@@ -253,9 +257,14 @@ class FlowRunStateRepository:
 
         Deleting a run's current state makes the newest one that is left current; with the last one the run's row goes too. On the layout
         `prefect` the server sets a `flow_run.state_id` that points at it to null, and the other columns of `flow_run` keep what they say: such
-        a run has no current state until Prefect sets one, and its history still counts in what is measured and counted over time.
+        a run has no current state until Prefect sets one, and its history still counts in what is measured and counted over time. On the layout
+        `citus` it is two statements, as a state is found on all servers and deleted on its run's; where two runs have a state of that id it is
+        FlowStatesError, and nothing is deleted.
         """
-        return bool(await self._execution.values("delete_flow_run_state", _id_text("flow_run_state_id", flow_run_state_id), timeout=timeout))
+        id_ = _id_text("flow_run_state_id", flow_run_state_id)
+        if self._execution.layout == "citus":
+            return bool(await delete_states(self._execution, [id_], timeout=timeout))
+        return bool(await self._execution.values("delete_flow_run_state", id_, timeout=timeout))
 
     async def delete_flow_run_states(
         self,
@@ -264,7 +273,11 @@ class FlowRunStateRepository:
         flow_run_ids: Iterable[UUID | str] | None = None,
         timeout: float | None = None,
     ) -> list[UUID]:
-        """Deletes states by their ids, or all states of some runs; the ids that went, in no order. Exactly one of the two is given."""
+        """Deletes states by their ids, or all states of some runs; the ids that went, in no order. Exactly one of the two is given.
+
+        On the layout `citus` it is a statement a run, in one transaction, and one more that finds the runs of ids; an id that two runs have is
+        FlowStatesError, and nothing is deleted.
+        """
         timeout = seconds(timeout)
         if (flow_run_state_ids is None) == (flow_run_ids is None):
             raise InvalidInputError("flow_run_state_ids", "is to be given, or flow_run_ids, and not both")
@@ -272,7 +285,13 @@ class FlowRunStateRepository:
             name, ids = "delete_flow_run_states.ids", _id_texts("flow_run_state_ids", flow_run_state_ids)
         else:
             name, ids = "delete_flow_run_states.runs", _id_texts("flow_run_ids", flow_run_ids)
-        return [UUID(id) for id in await self._execution.values(name, ids, timeout=timeout)] if ids else []
+        if not ids:
+            return []
+        if self._execution.layout == "citus":
+            gone = await (delete_states if flow_run_state_ids is not None else delete_runs)(self._execution, ids, timeout=timeout)
+        else:
+            gone = await self._execution.values(name, ids, timeout=timeout)
+        return [UUID(id) for id in gone]
 
     async def _of_runs(self, name: str, flow_run_ids: Iterable[UUID | str], *arguments: str, timeout: float | None) -> list[FlowRunState]:
         timeout = seconds(timeout)

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import asyncpg
 import pytest
 
-from flowstates import create_pool
+from flowstates import create_pool, migrate
 from flowstates.testing import Databases
 from flowstates.values import Layout
+from tests.distributed import CITUS, CitusDatabases
 
 pytest_plugins = ["flowstates.testing.plugin", "pytester"]
 
@@ -38,9 +41,40 @@ def server_dsn(flowstates_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def layout_dsns(flowstates_databases: Databases, flowstates_template: str, prefect_template: str) -> dict[Layout, str]:
+def citus_databases() -> CitusDatabases:
+    """What makes databases on the Citus that FLOWSTATES_TEST_CITUS names."""
+    if CITUS is None:
+        pytest.fail("FLOWSTATES_TEST_CITUS names no coordinator of Citus", pytrace=False)
+    return CitusDatabases(CITUS)
+
+
+@pytest.fixture(scope="session")
+def citus_dsn(citus_databases: CitusDatabases) -> Iterator[str]:
+    """A database of the layout `citus`, on the coordinator. Tests share it, as those of `layout_dsns`."""
+    dsn = citus_databases.create()
+    with ThreadPoolExecutor(1) as thread:  # beside the loop of a test
+        thread.submit(asyncio.run, migrate_distributed(dsn)).result()
+    yield dsn
+    citus_databases.drop(dsn)
+
+
+async def migrate_distributed(dsn: str) -> None:
+    async with create_pool(dsn, max_size=1) as pool:
+        await migrate(pool, distributed=True)
+
+
+@pytest.fixture(scope="session")
+def layout_dsns(
+    request: pytest.FixtureRequest, flowstates_databases: Databases, flowstates_template: str, prefect_template: str
+) -> dict[Layout, str]:
     """A database of each layout. Tests share it, each with runs of its own, and leave its tables as they are."""
-    return {"flowstates": flowstates_databases.create(flowstates_template), "prefect": flowstates_databases.create(prefect_template)}
+    dsns: dict[Layout, str] = {
+        "flowstates": flowstates_databases.create(flowstates_template),
+        "prefect": flowstates_databases.create(prefect_template),
+    }
+    if CITUS is not None:
+        dsns["citus"] = request.getfixturevalue("citus_dsn")
+    return dsns
 
 
 @pytest.fixture
@@ -61,11 +95,14 @@ async def prefect_pool(layout_dsns: dict[Layout, str]) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def own_dsn(flowstates_databases: Databases) -> Iterator[str]:
-    """An empty database for one test."""
-    dsn = flowstates_databases.create()
+def own_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database for one test; for one on the layout `citus` on a Citus."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    databases: Databases | CitusDatabases
+    databases = request.getfixturevalue("citus_databases" if parameters.get("layout") == "citus" else "flowstates_databases")
+    dsn = databases.create()
     yield dsn
-    flowstates_databases.drop(dsn)
+    databases.drop(dsn)
 
 
 @pytest.fixture

@@ -110,7 +110,9 @@ def _record_problems(dsn: str, text: str, wanted: str, columns: list[tuple[str, 
 
 
 def _origins(dsn: str, text: str) -> list[tuple[str | None, str | None, bool]]:
-    """For each result column the table's column that it shows, its type, and whether it is never null. The casts that hide it are taken off first."""
+    """For each result column the table's column that it shows, its type, and whether it is never null. What hides it is taken off first: casts, and a
+    function that gives rows of the table."""
+    text = re.sub(r"append_flow_run_state\(.*?\) as state", "flow_run_state as state", text, flags=re.DOTALL)
     plain = re.sub(rf"(?:{_JSON})?::text as (\w+)", r"\1\2 as \3", text)
     with psycopg.connect(dsn) as connection:
         connection.pgconn.prepare(b"", plain.encode())

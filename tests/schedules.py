@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 from flowstates import FlowRunState, StateType, batched, create_pool
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import AnyConnection
+from flowstates.values import Layout
 from tests.conftest import Pool
 from tests.transactions import Transaction
 from tests.writers import Step, Writers, defaults
@@ -22,9 +23,11 @@ LIMIT = 200
 
 
 @asynccontextmanager
-async def write_at_once(dsn: str, plan: list[list[Step]], runs: int, isolation: str, *, is_batched: bool = False) -> AsyncIterator[Writers]:
+async def write_at_once(
+    dsn: str, plan: list[list[Step]], runs: int, isolation: str, *, is_batched: bool = False, layout: Layout = "flowstates"
+) -> AsyncIterator[Writers]:
     async with asyncio.timeout(LIMIT), create_pool(dsn, max_size=8, **defaults(isolation)) as pool, batched(pool) as creates:
-        writers = Writers(pool, runs, creates=creates if is_batched else None)
+        writers = Writers(pool, runs, creates=creates if is_batched else None, layout=layout)
         async with asyncio.TaskGroup() as group:
             for number, steps in enumerate(plan):
                 group.create_task(writers.work(f"w{number}", steps))

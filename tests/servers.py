@@ -13,7 +13,7 @@ from flowstates.values import Layout
 PREFECT_TABLES = queries.testing("prefect_tables")
 
 _CURRENT = "state_id, state_type, state_name, state_timestamp"
-_EXTRA: dict[Layout, str] = {"flowstates": ", transaction", "prefect": ""}
+_EXTRA: dict[Layout, str] = {"flowstates": ", transaction", "prefect": "", "citus": ""}
 POINT_AT_NEWEST: dict[Layout, str] = {
     layout: f"""
 insert into flow_run (id, {_CURRENT}{extra})

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from flowstates import FlowRunState, FlowRunStateRepository, StateType
 from flowstates.engine.connections import AnyConnection
+from flowstates.values import Layout
 from tests.conftest import Pool
 
 Current: TypeAlias = tuple[UUID, StateType, str, datetime]
@@ -43,14 +44,16 @@ class StoredRun:
     transaction: int
 
 
-async def read_stored(pool: Pool, runs: Sequence[UUID]) -> tuple[list[Stored], list[StoredRun]]:
+async def read_stored(pool: Pool, runs: Sequence[UUID], layout: Layout = "flowstates") -> tuple[list[Stored], list[StoredRun]]:
+    # On Citus there is none.
+    transaction = "'0'" if layout == "citus" else "transaction::text"
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        rows = await connection.fetch("select id, transaction::text from flow_run_state where flow_run_id = any ($1)", runs)
+        rows = await connection.fetch(f"select id, {transaction} as transaction from flow_run_state where flow_run_id = any ($1)", runs)
         transactions = {row["id"]: int(row["transaction"]) for row in rows}
-        states = FlowRunStateRepository(connection)
+        states = FlowRunStateRepository(connection, layout=layout)
         stored = [Stored(state, transactions[state.id]) for run in runs for state in await states.read_flow_run_states(run)]
         rows = await connection.fetch(
-            "select id, state_id, state_type::text, state_name, state_timestamp, transaction::text from flow_run where id = any ($1)", runs
+            f"select id, state_id, state_type::text, state_name, state_timestamp, {transaction} from flow_run where id = any ($1)", runs
         )
         return stored, [StoredRun(id_, (state, StateType(type_), name, at), int(number)) for id_, state, type_, name, at, number in rows]
 

@@ -217,7 +217,7 @@ def test_the_layout_is_the_variables_if_the_option_does_not_say(layout_dsns: dic
     assert run("list", SOME_ID, "--layout", "flowstates") == others
     assert run("check", "--layout", "flowstates").code == 1
     monkeypatch.setenv("FLOWSTATES_LAYOUT", "other")
-    assert run("check") == run("list") == Done(2, "", "error: FLOWSTATES_LAYOUT: is 'other', not one of flowstates, prefect\n")
+    assert run("check") == run("list") == Done(2, "", "error: FLOWSTATES_LAYOUT: is 'other', not one of flowstates, prefect, citus\n")
     assert run("check", "--layout", "prefect").code == 0
 
 

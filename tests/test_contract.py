@@ -10,11 +10,11 @@ from flowstates import migrate
 from flowstates.engine import queries
 from flowstates.values import Layout
 from tests.contract import RUNNERS, method_of, problems, without_method
+from tests.model import LAYOUTS
 
 pytestmark = pytest.mark.server
 
 SQL = Path(str(queries.root()))
-LAYOUTS: tuple[Layout, ...] = ("flowstates", "prefect")
 FILES = [
     (layout, name) for layout in LAYOUTS for name in sorted({path.stem for folder in ("queries", layout) for path in (SQL / folder).glob("*.sql")})
 ]

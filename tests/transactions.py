@@ -9,16 +9,17 @@ from uuid import UUID, uuid4
 from flowstates import FlowRunState, FlowRunStateRepository
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import AnyConnection
+from flowstates.values import Layout
 from tests.calls import Call, Create, Delete, Log, Outcome
 
 
 class Transaction:
     """What is asked in one transaction, noted in the log of the writers. What becomes of it is known when that ends."""
 
-    def __init__(self, log: Log, who: str, connection: AnyConnection, *, begun: float | None = None) -> None:
+    def __init__(self, log: Log, who: str, connection: AnyConnection, *, begun: float | None = None, layout: Layout = "flowstates") -> None:
         """`begun` is when its snapshot was taken at the earliest, if it keeps one: what was done after it is not seen."""
         self.calls: list[Call] = []
-        self.states = FlowRunStateRepository(connection)
+        self.states = FlowRunStateRepository(connection, layout=layout)
         self._connection = connection
         self._log = log
         self._who = who

@@ -30,6 +30,7 @@ from flowstates import (
 )
 from flowstates.engine.appending import Expected
 from flowstates.engine.connections import AnyConnection
+from flowstates.values import Layout
 from tests.calls import Call, Create, Delete, Log, Outcome
 from tests.conftest import Connection, Pool
 from tests.history import check
@@ -87,7 +88,15 @@ class Writers:
     """`timeout` is that of a call, `patience` how long one call is repeated, in seconds. `creates` is what appends, if not a repository."""
 
     def __init__(
-        self, pool: Pool, runs: int, *, timeout: float = 60.0, patience: float = 100.0, pause: float = 0.01, creates: BatchedCreates | None = None
+        self,
+        pool: Pool,
+        runs: int,
+        *,
+        timeout: float = 60.0,
+        patience: float = 100.0,
+        pause: float = 0.01,
+        creates: BatchedCreates | None = None,
+        layout: Layout = "flowstates",
     ) -> None:
         self.pool = pool
         self.runs = [uuid4() for _ in range(runs)]
@@ -95,9 +104,10 @@ class Writers:
         self.in_flight: set[asyncio.Task[Any]] = set()
         self.seen: set[str] = set()
         """Problems that were seen meanwhile."""
-        self._states = FlowRunStateRepository(pool)
+        self._states = FlowRunStateRepository(pool, layout=layout)
         self._creates = creates or self._states
-        self._retention = FlowRunStateRetention(pool)
+        self._retention = FlowRunStateRetention(pool, layout=layout)
+        self._layout: Layout = layout
         self._timeout = timeout
         self._patience = patience
         self._pause = pause
@@ -113,7 +123,7 @@ class Writers:
             await self.work(who, random_steps(random, 5))
 
     async def problems(self) -> list[str]:
-        return [*self.seen, *check(self.log.calls, *await read_stored(self.pool, self.runs))]
+        return [*self.seen, *check(self.log.calls, *await read_stored(self.pool, self.runs, self._layout))]
 
     async def watch(self, connection: AnyConnection) -> None:
         """Holds the rows of the runs against their states once: they must agree in every snapshot."""
@@ -266,7 +276,7 @@ class Writers:
             nonlocal may_be_done, transaction
             async with asyncio.timeout(self._timeout), self.pool.acquire() as connection:
                 begun = None if isolation == "read committed" else time.monotonic()
-                transaction = Transaction(self.log, who, connection, begun=begun)
+                transaction = Transaction(self.log, who, connection, begun=begun, layout=self._layout)
                 async with connection.transaction(isolation=level(isolation)):
                     if has_early_number:
                         await connection.execute("select pg_current_xact_id()")

@@ -48,20 +48,21 @@ async def append_many(execution: Execution, states: Sequence[New], *, nudge: boo
     timeout = seconds(timeout)
     if not states:
         return []
+    batch = _DistributedBatch if execution.layout == "citus" else _Batch
     async with asyncio.timeout(timeout), execution.connection() as connection:
         is_of_pool = execution.is_of_pool
         if connection.is_in_transaction():
             async with Transaction(connection, None, is_of_pool=is_of_pool):
-                return await _Batch(connection, execution, states, nudge).store()
-        return await repeated(connection, _NAME, lambda: _Batch(connection, execution, states, nudge).store(), is_of_pool=is_of_pool)
+                return await batch(connection, execution, states, nudge).store()
+        return await repeated(connection, _NAME, lambda: batch(connection, execution, states, nudge).store(), is_of_pool=is_of_pool)
 
 
 @dataclass
 class _Run:
-    """Where a run's history ends, and the server's clock, in microseconds since 1970; the transaction that its next states get."""
+    """Where a run's history ends, and the server's clock, in microseconds since 1970; the transaction that its next states get, if they get one."""
 
     newest: int | None
-    transaction: str
+    transaction: str | None
     now: int
     is_moved: bool = False
     # Each taken timestamp, with one from which on a free one may be found.
@@ -90,6 +91,8 @@ class _Run:
 
 class _Batch:
     """One try at storing states, inside a transaction."""
+
+    columns: tuple[str, ...] = _COLUMNS
 
     def __init__(self, connection: AnyConnection, execution: Execution, states: Sequence[New], nudge: bool) -> None:
         self._connection = connection
@@ -129,7 +132,7 @@ class _Batch:
                 retrying(_NAME, error)
                 look_up_all = True
         if moved := [id for id, run in touched.items() if run.is_moved]:
-            _all_there(len(moved), await self._ask("create_flow_run_states.currents", moved))
+            await self._point(moved)
         if unused := [id for id, run in touched.items() if run.newest is None]:
             await self._ask("create_flow_run_states.unused", unused)
         if self._may_change:
@@ -137,12 +140,20 @@ class _Batch:
         await self._settle([index for index in range(len(self._states)) if index not in self._outcomes])
         return [self._outcomes[index] for index in range(len(self._states))]
 
+    async def _point(self, moved: list[str]) -> None:
+        """Lets the rows of some runs point at the newest of their states."""
+        _all_there(len(moved), await self._ask("create_flow_run_states.currents", moved))
+
+    async def _heads(self, ids: list[str]) -> list[asyncpg.Record]:
+        """Locks the rows of some runs, in the order of their ids, and reads where their histories end."""
+        return await self._ask("create_flow_run_states.heads", ids)
+
     def _run_of(self, index: int) -> str:
         return self._parameters[index][0] or ""
 
     async def _read_runs(self, pending: Sequence[int]) -> dict[str, _Run]:
         ids = list(dict.fromkeys(map(self._run_of, pending)))
-        rows = await self._ask("create_flow_run_states.heads", ids)
+        rows = await self._heads(ids)
         _all_there(len(ids), rows)
         self._may_change = rows[0]["may_change"] == "true"
         runs = {id: _Run(None if timestamp is None else int(timestamp), transaction, int(now)) for id, timestamp, transaction, now, _ in rows}
@@ -199,13 +210,14 @@ class _Batch:
             made.add(id_)
             if self._may_change:
                 meant.append(json.dumps([run_id, type_, id_, time_text, others[0], run.transaction], ensure_ascii=False))
-            lines.append((self._run_of(index), "\t".join(map(_escaped, (run_id, type_, id_, time_text, *others, run.transaction))) + "\n"))
+            values = (run_id, type_, id_, time_text, *others, run.transaction)[: len(self.columns)]
+            lines.append((self._run_of(index), "\t".join(map(_escaped, values)) + "\n"))
         if lines:
             # Runs in the order of their ids, the same for all writers; a sort is stable, so within a run the order is the given one.
             lines.sort(key=itemgetter(0))
             source = _messages([line for _, line in lines])
             try:
-                status = await self._connection.copy_to_table("flow_run_state", source=source, columns=_COLUMNS, encoding="utf-8")
+                status = await self._connection.copy_to_table("flow_run_state", source=source, columns=self.columns, encoding="utf-8")
             except asyncpg.FeatureNotSupportedError as error:
                 error.add_note("batches are stored by COPY: create these states one by one, or as a role that row level security lets by")
                 raise
@@ -228,6 +240,23 @@ class _Batch:
 
     async def _ask(self, name: str, *arguments: Argument) -> list[asyncpg.Record]:
         return await self._connection.fetch(queries.query(name, self._execution.layout), *arguments)
+
+
+class _DistributedBatch(_Batch):
+    """The same on Citus: a statement that goes to several servers locks in no order, so the runs' rows have a statement each."""
+
+    columns = _COLUMNS[:-1]
+
+    async def _heads(self, ids: list[str]) -> list[asyncpg.Record]:
+        await self._of_each("create_flow_run_states.lock", sorted(ids))
+        return await super()._heads(ids)
+
+    async def _point(self, moved: list[str]) -> None:
+        await self._of_each("create_flow_run_states.current", moved)
+
+    async def _of_each(self, name: str, run_ids: list[str]) -> None:
+        # Sent one behind the other, without waiting for each answer.
+        await self._connection.executemany(queries.query(name, self._execution.layout), [(id_,) for id_ in run_ids])
 
 
 def _all_there(number: int, rows: Sequence[asyncpg.Record]) -> None:

@@ -2,20 +2,6 @@
 -- After a create that stored nothing, in a newer snapshot: the state under its id, which agrees if its content is what was to be stored,
 -- and the run's current state.
 select /* slot: state */ state.* /* end */,
-       (state.id = $3::text::uuid
-       and state.flow_run_id = $1::text::uuid
-       and state.type = $2::text::state_type
-       -- The asked time, or one that was moved behind the state that it follows.
-       and (state.timestamp = coalesce($4::text::timestamptz, state.timestamp)
-           or (state.timestamp > $4::text::timestamptz and exists (
-               select
-                 from flow_run_state as before
-                where before.flow_run_id = state.flow_run_id
-                  and before.timestamp = state.timestamp - interval '1 microsecond')))
-       and state.name = $5::text
-       and state.message is not distinct from $6::text
-       and state.state_details = $7::text::jsonb
-       and state.data is not distinct from $8::text::jsonb
-       and state.result_artifact_id is not distinct from $9::text::uuid)::text as agrees
+       (/* slot: agrees */ true /* end */)::text as agrees
   from flow_run_state as state
  where state.id = any (array[$3::text::uuid, (select flow_run.state_id from flow_run where flow_run.id = $1::text::uuid)]);

@@ -1,0 +1,11 @@
+-- read_current_flow_run_states(flow_run_ids text) -> many FlowRunState
+-- The newest state of each run, two index probes a run; no row for a run without history.
+select /* slot: state */ state.* /* end */
+  from flow_run as run
+ cross join lateral (
+       select flow_run_state.*
+         from flow_run_state
+        where flow_run_state.flow_run_id = run.id
+        order by flow_run_state.timestamp desc
+        limit 1) as state
+ where run.id = any ($1::text::uuid[]);

@@ -1,0 +1,13 @@
+-- read_flow_run_states_as_of.created(flow_run_ids text, at text) -> many FlowRunState
+-- The newest state of each run of those that had been recorded at a moment. It walks back from the run's newest state, so it may read all
+-- of them.
+select /* slot: state */ state.* /* end */
+  from flow_run as run
+ cross join lateral (
+       select flow_run_state.*
+         from flow_run_state
+        where flow_run_state.flow_run_id = run.id
+          and flow_run_state.created <= $2::text::timestamptz
+        order by flow_run_state.timestamp desc
+        limit 1) as state
+ where run.id = any ($1::text::uuid[]);
