@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import asyncpg
 
 from flowstates.database import definitions
 from flowstates.database.data import disagreeing_runs, mending, unreadable_states
+from flowstates.database.distribution import check_distribution
 from flowstates.database.layouts import LAYOUTS, Index, Table
 from flowstates.database.mismatches import Mismatch
 from flowstates.database.pool import has_pooler
 from flowstates.engine import queries
 from flowstates.engine.connections import Acquired, AnyConnection, PoolOrConnection, ask
 from flowstates.records import StateType
+from flowstates.values import LAYOUTS as ALL_LAYOUTS
 from flowstates.values import Layout, flag, one_of, seconds
 
 _FIRES = {"D": "one that is off", "R": "one that fires for replication only", "A": "one that fires for replication too"}
@@ -24,19 +27,19 @@ async def check(
 ) -> list[Mismatch]:
     """What of a database does not fit `layout`; [] if all does.
 
-    Columns, types, indexes, foreign keys and enum labels; on our own tables also defaults, check constraints, the triggers and their functions, word
-    for word, the triggers of others that can change or keep back what is written or deleted, and migrations that this version does not know. Row
-    level security, rules, inheritance and partitions are named, as they hide rows or add some, and unlogged tables. Names are looked up on the
-    connection's search path. What is there beyond the layout fits, unless it hinders: a label that the library does not know, a column that its
-    inserts do not fill.
+    Columns, types, indexes, foreign keys and enum labels; on our own tables also defaults, check constraints, the triggers and functions, word for
+    word, the triggers of others that can change or keep back what is written or deleted, and migrations that this version does not know; on Citus
+    that tables and functions are distributed by the run and kept together, or on the layout `flowstates` that no table is. Row level security,
+    rules, inheritance and partitions are named, as they hide rows or add some, and unlogged tables. Names are looked up on the connection's search
+    path. What is there beyond the layout fits, unless it hinders: a label that the library does not know, a column that its inserts do not fill.
 
     It reads the server's catalog, so it needs no right on the tables; which migrations were applied it reads where it may.
 
     With `data=True` it reads all rows too, in pages, where tables and columns fit. On our own tables it names the runs whose row in `flow_run` is not
     what their newest state says, as after a restore in pieces, with what mends them as `mend`; without it where that could do harm, as row level
-    security may hide rows from this role, say. On Prefect's it names those whose `state_id` names no state of theirs or whose `state_type` is not
-    that state's, and has nothing to mend them with. On both it names the states that do not fit their record. A hundred of either are named and
-    the others counted. What others commit meanwhile is no mismatch.
+    security may hide rows from this role, say, and on Citus. On Prefect's it names those whose `state_id` names no state of theirs or whose
+    `state_type` is not that state's, and has nothing to mend them with. On both it names the states that do not fit their record. A hundred of either
+    are named and the others counted. What others commit meanwhile is no mismatch.
 
     A connection that keeps prepared statements behind a pooler is named too, with `statement cache` as its `where`: `create_pool` says why and
     what cures it. A pooler in session mode, or one that keeps the statements apart, looks the same from here; then leave this one out. What
@@ -44,11 +47,12 @@ async def check(
 
     `timeout` is in seconds, for all of it.
     """
-    layout = one_of("layout", layout, "flowstates", "prefect")
+    layout = one_of("layout", layout, *ALL_LAYOUTS)
     data = flag("data", data)
     timeout = seconds(timeout)
     async with asyncio.timeout(timeout), Acquired(pool_or_connection, timeout) as connection:
-        found = await _check_pooler(connection) + await _check_settings(connection)
+        settings = (await ask(connection, "read_settings"))[0]
+        found = await _check_pooler(connection) + _check_settings(settings)
         tables = LAYOUTS[layout]
         lacking, places = [], {}
         for name, table in tables.items():
@@ -63,11 +67,13 @@ async def check(
         for name, place in places.items():
             found += _check_place(name, place) + await _check_keys(connection, name, tables[name], layout)
         found += await _check_labels(connection)
-        if layout == "flowstates":
+        found += await check_distribution(connection, layout, places, has_citus=settings["has_citus"])
+        if layout != "prefect":
+            migrations = queries.distributed_migrations() if layout == "citus" else queries.migrations()
             found += _check_schemas(places)
             for name in places:
-                found += await _check_triggers(connection, name)
-            found += await _check_migrations(connection)
+                found += await _check_triggers(connection, name, migrations)
+            found += await _check_migrations(connection, migrations)
         if data and not lacking:
             hides_rows = any(place["hides_rows"] for place in places.values())
             # Where rows are hidden, or others' are among them, it would do harm.
@@ -86,8 +92,8 @@ async def _check_pooler(connection: AnyConnection) -> list[Mismatch]:
     return [Mismatch("statement cache", cure, "a pooler, and prepared statements that are kept")]
 
 
-async def _check_settings(connection: AnyConnection) -> list[Mismatch]:
-    encoding, role = (await ask(connection, "read_settings"))[0]
+def _check_settings(settings: asyncpg.Record) -> list[Mismatch]:
+    encoding, role = settings["server_encoding"], settings["session_replication_role"]
     found = [] if encoding == "UTF8" else [Mismatch("encoding of the database", "UTF8", encoding)]
     # On this session, by a default of its role or its database, say.
     return found if role != "replica" else [*found, Mismatch("setting session_replication_role", "origin, as else no trigger fires", role)]
@@ -96,14 +102,14 @@ async def _check_settings(connection: AnyConnection) -> list[Mismatch]:
 async def _check_columns(connection: AnyConnection, name: str, table: Table, layout: Layout) -> list[Mismatch]:
     rows = await ask(connection, "read_columns", name)
     # What fills Prefect's columns is Prefect's to say.
-    fillers = {row["name"]: f" {row['filler']}" if row["filler"] and layout == "flowstates" else "" for row in rows}
+    fillers = {row["name"]: f" {row['filler']}" if row["filler"] and layout != "prefect" else "" for row in rows}
     columns = {row["name"]: row["type"] + (" not null" if row["not_null"] else "") + fillers[row["name"]] for row in rows}
     found = [
         Mismatch(f"column {name}.{column}", expected, columns.get(column, "none"))
         for column, expected in table.columns.items()
         if columns.get(column) != expected
     ]
-    if layout == "flowstates":
+    if layout != "prefect":
         found += [
             Mismatch(f"column {name}.{row['name']}", "none, or one with a default", columns[row["name"]])
             for row in rows
@@ -176,9 +182,10 @@ async def _check_labels(connection: AnyConnection) -> list[Mismatch]:
     ]
 
 
-async def _check_triggers(connection: AnyConnection, table: str) -> list[Mismatch]:
+async def _check_triggers(connection: AnyConnection, table: str, migrations: Sequence[tuple[str, str]]) -> list[Mismatch]:
     rows = {row["name"]: row for row in await ask(connection, "read_triggers", table)}
-    functions, ours = definitions.functions(), {name: trigger for name, trigger in definitions.triggers().items() if trigger.table == table}
+    functions = definitions.functions(migrations)
+    ours = {name: trigger for name, trigger in definitions.triggers(migrations).items() if trigger.table == table}
     found = [
         Mismatch(f"trigger {name} of {table}", "none of others that can change or keep back what is written or deleted", row["definition"])
         for name, row in rows.items()
@@ -202,13 +209,13 @@ async def _check_triggers(connection: AnyConnection, table: str) -> list[Mismatc
     return found
 
 
-async def _check_migrations(connection: AnyConnection) -> list[Mismatch]:
+async def _check_migrations(connection: AnyConnection, migrations: Sequence[tuple[str, str]]) -> list[Mismatch]:
     is_there, is_readable = (await ask(connection, "read_migration_table"))[0]
     if not is_there:
         return [Mismatch("table flowstates_migration", "a table on the search path", "none")]
     if not is_readable:
         return []
-    known = {name: definitions.checksum(text) for name, text in queries.migrations()}
+    known = {name: definitions.checksum(text) for name, text in migrations}
     applied = {row["name"]: row["checksum"] for row in await ask(connection, "read_migrations")}
     return (
         [Mismatch(f"migration {name}", "an applied one", "none") for name in known if name not in applied]

@@ -12,7 +12,7 @@ from flowstates.values import Layout
 _MOST_NAMED = 100
 _RUNS_A_PAGE = 1000
 _STATES_A_PAGE = 500
-_RUNS: dict[Layout, str] = {"flowstates": "read_disagreeing_runs", "prefect": "read_disagreeing_prefect_runs"}
+_RUNS: dict[Layout, str] = {"flowstates": "read_disagreeing_runs", "prefect": "read_disagreeing_prefect_runs", "citus": "citus/read_disagreeing_runs"}
 
 
 class _Found:

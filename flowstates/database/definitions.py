@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple
 
-from flowstates.engine import queries
-
 _MADE = re.compile(r"^(?:/\*.*?\*/ )?create (?:unique )?(?:table|type|index|function) (\w+)|^ +constraint (\w+) primary key", re.MULTILINE)
-_FUNCTION = re.compile(r"^create function (\w+)\(\) (.*?) as \$\$(.*?)\$\$;", re.MULTILINE | re.DOTALL)
+_FUNCTION = re.compile(r"^create function (\w+)\(([^)]*)\)\s(.*?) as \$\$(.*?)\$\$;", re.MULTILINE | re.DOTALL)
 _TRIGGER = re.compile(r"^create trigger (\w+) (.*? on (\w+)\s.*?);", re.MULTILINE | re.DOTALL)
 # Where a semicolon ends nothing: comments, texts, quoted names, and bodies in dollars.
 _APART = re.compile(r"""--[^\n]*|/\*.*?\*/|'[^']*'|"[^"]*"|\$(\w*)\$.*?\$\1\$|;""", re.DOTALL)
@@ -32,9 +30,10 @@ TABLES: frozenset[str] = frozenset({"flow_run_state", "flow_run", "flowstates_co
 
 
 class Function(NamedTuple):
-    """A function: the migration that makes it, what stands before its body, and the body."""
+    """A function: the migration that makes it, its parameters, what stands between these and its body, and the body."""
 
     migration: str
+    arguments: str
     head: str
     body: str
 
@@ -66,15 +65,19 @@ def kind(catalogs: str, is_temporary: bool) -> str:
     return ("temporary " if is_temporary else "") + _KINDS.get(catalogs, catalogs)
 
 
-def functions() -> dict[str, Function]:
-    """The functions that the migrations make, by name."""
-    return {name: Function(migration, head, body) for migration, text in queries.migrations() for name, head, body in _FUNCTION.findall(text)}
+def functions(migrations: Iterable[tuple[str, str]]) -> dict[str, Function]:
+    """The functions that migrations make, by name."""
+    return {
+        name: Function(migration, " ".join(arguments.split()), " ".join(head.split()), body)
+        for migration, text in migrations
+        for name, arguments, head, body in _FUNCTION.findall(text)
+    }
 
 
-def triggers() -> dict[str, Trigger]:
-    """The triggers that the migrations make, by name."""
+def triggers(migrations: Iterable[tuple[str, str]]) -> dict[str, Trigger]:
+    """The triggers that migrations make, by name."""
     found = {}
-    for _, text in queries.migrations():
+    for _, text in migrations:
         for name, words, table in _TRIGGER.findall(text):
             definition = " ".join(words.split())
             found[name] = Trigger(table, definition, definition.rpartition(" ")[2].removesuffix("()"))

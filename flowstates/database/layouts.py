@@ -22,6 +22,7 @@ class Table(NamedTuple):
     indexes: tuple[Index, ...]
     checks: dict[str, str] = {}  # noqa: RUF012 (nobody changes it)
     foreign_keys: dict[str, str] = {}  # noqa: RUF012
+    distributed_by: str | None = None
 
 
 _TIME = "timestamp with time zone"
@@ -39,42 +40,40 @@ _STATE = {
     "result_artifact_id": "uuid",
 }
 _PLACE = {"transaction": "xid8 not null", "timestamp": f"{_TIME} not null", "id": "uuid not null"}
+_OWN_STATE = Table(
+    columns={
+        **_STATE,
+        "id": "uuid not null default gen_random_uuid()",
+        "created": f"{_TIME} not null default CURRENT_TIMESTAMP",
+        "updated": f"{_TIME} not null generated always as (created) stored",
+        "timestamp": f"{_TIME} not null default clock_timestamp()",
+        "state_details": "jsonb not null default '{}'::jsonb",
+    },
+    indexes=(Index("flow_run_id, timestamp", is_unique=True, included="type"), Index("timestamp, id", included="type")),
+    checks={
+        "ck_flow_run_state__name": "CHECK (((name)::text <> ''::text))",
+        "ck_flow_run_state__state_details": "CHECK ((jsonb_typeof(state_details) = 'object'::text))",
+        "ck_flow_run_state__timestamp": f"CHECK (((timestamp >= '0001-01-02 00:00:00+00'::{_TIME})"
+        f" AND (timestamp < '9999-12-31 00:00:00+00'::{_TIME})))",
+    },
+)
+_OWN_RUN = Table(
+    columns={
+        "id": "uuid not null",
+        "state_id": "uuid not null",
+        "state_type": "state_type not null",
+        "state_name": "character varying not null",
+        "state_timestamp": f"{_TIME} not null",
+    },
+    indexes=(Index("id", is_unique=True), Index("state_type, state_timestamp, id")),
+)
 LAYOUTS: dict[Layout, dict[str, Table]] = {
     "flowstates": {
-        "flow_run_state": Table(
-            columns={
-                **_STATE,
-                "id": "uuid not null default gen_random_uuid()",
-                "created": f"{_TIME} not null default CURRENT_TIMESTAMP",
-                "updated": f"{_TIME} not null generated always as (created) stored",
-                "timestamp": f"{_TIME} not null default clock_timestamp()",
-                "state_details": "jsonb not null default '{}'::jsonb",
-                "transaction": "xid8 not null default pg_current_xact_id()",
-            },
-            indexes=(
-                Index("id", is_unique=True),
-                Index("flow_run_id, timestamp", is_unique=True, included="type"),
-                Index("timestamp, id", included="type"),
-                Index("transaction, timestamp, id"),
-            ),
-            checks={
-                "ck_flow_run_state__name": "CHECK (((name)::text <> ''::text))",
-                "ck_flow_run_state__state_details": "CHECK ((jsonb_typeof(state_details) = 'object'::text))",
-                "ck_flow_run_state__timestamp": f"CHECK (((timestamp >= '0001-01-02 00:00:00+00'::{_TIME})"
-                f" AND (timestamp < '9999-12-31 00:00:00+00'::{_TIME})))",
-            },
+        "flow_run_state": _OWN_STATE._replace(
+            columns={**_OWN_STATE.columns, "transaction": "xid8 not null default pg_current_xact_id()"},
+            indexes=(Index("id", is_unique=True), *_OWN_STATE.indexes, Index("transaction, timestamp, id")),
         ),
-        "flow_run": Table(
-            columns={
-                "id": "uuid not null",
-                "state_id": "uuid not null",
-                "state_type": "state_type not null",
-                "state_name": "character varying not null",
-                "state_timestamp": f"{_TIME} not null",
-                "transaction": "xid8 not null",
-            },
-            indexes=(Index("id", is_unique=True), Index("state_type, state_timestamp, id")),
-        ),
+        "flow_run": _OWN_RUN._replace(columns={**_OWN_RUN.columns, "transaction": "xid8 not null"}),
         "flowstates_consumer": Table(
             columns={
                 "name": "text not null",
@@ -109,5 +108,11 @@ LAYOUTS: dict[Layout, dict[str, Table]] = {
             foreign_keys={"state_id": "flow_run_state (id) on delete set null"},
         ),
         "artifact": Table(columns={"id": "uuid not null", "data": "json"}, indexes=(Index("id", is_unique=True),)),
+    },
+    "citus": {
+        "flow_run_state": _OWN_STATE._replace(
+            indexes=(Index("flow_run_id, id", is_unique=True), Index("id"), *_OWN_STATE.indexes), distributed_by="flow_run_id"
+        ),
+        "flow_run": _OWN_RUN._replace(distributed_by="id"),
     },
 }

@@ -38,8 +38,11 @@ _MOST_ROWS = 500  # of a stream's batch; a round trip each
 
 _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
     "flowstates": {
+        asyncpg.FeatureNotSupportedError: "if Citus distributes these tables: those that `flowstates migrate --distributed` makes in an "
+        "empty schema take layout='citus'",
         asyncpg.UndefinedTableError: "a table of flowstates is not on the search path: run `flowstates migrate`, or await flowstates.migrate(pool)",
-        asyncpg.UndefinedColumnError: "these tables are not those that flowstates makes: `flowstates check` names what differs",
+        asyncpg.UndefinedColumnError: "these tables are not those that flowstates makes: `flowstates check` names what differs; those on Citus take "
+        "layout='citus'",
         asyncpg.UndefinedObjectError: "this database is not as flowstates makes it: run `flowstates migrate`, or `flowstates check` if that was done",
         **CURES,
         asyncpg.InsufficientPrivilegeError: "reading takes select on flow_run_state and flow_run; creating insert on both and update on flow_run; "
@@ -47,6 +50,8 @@ _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
         "flowstates_pruned; consuming select, insert and update on flowstates_consumer too",
     },
     "citus": {
+        asyncpg.FeatureNotSupportedError: "Citus does not take this statement as the session has it: it plans none for more than one server with "
+        "plan_cache_mode = force_generic_plan, say",
         asyncpg.UndefinedTableError: "a table of flowstates is not on the search path: run `flowstates migrate --distributed`, or await "
         "flowstates.migrate(pool, distributed=True), on Citus's coordinator",
         asyncpg.UndefinedColumnError: "these tables are not those that flowstates makes: `flowstates check --layout citus` names what differs",

@@ -2,4 +2,5 @@
 -- Deletes states by their ids and gives the ids that went.
 delete from flow_run_state
  where id = any ($1::text[]::uuid[])
+   and /* slot: is_own */ true /* end */
 returning id::text;

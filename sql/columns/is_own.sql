@@ -1,0 +1,2 @@
+-- Nothing more: a delete here is what it says.
+true
