@@ -1,7 +1,7 @@
 # make demo and make test set up everything that they need. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo example test check legs test-prefect bench torture docs release-check picture pictures-web clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web
+.PHONY: help demo example test check legs test-prefect test-citus bench torture docs release-check picture pictures-web clean leg-16 leg-container leg-newest leg-lowest leg-pgbouncer leg-prefect leg-web
 
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python)
@@ -83,6 +83,13 @@ leg-web:
 .PHONY: in-chromium
 in-chromium: $(VENV)/web.stamp
 	@PYTHONPATH=. $(PYTEST) tests/web
+
+# What of the other tests is parametrised by the layout is asked there too.
+test-citus: $(VENV)/test.stamp ## the layout citus, on the coordinator that FLOWSTATES_TEST_CITUS names: the address of a superuser
+	@[ -n "$$FLOWSTATES_TEST_CITUS" ] || { echo "FLOWSTATES_TEST_CITUS is to name a coordinator of Citus: postgresql://superuser@host:port/database" >&2; exit 1; }
+	@# One after another: that many databases come and go at once is not what a Citus is for.
+	@$(VENV)/bin/python -m pytest tests/citus
+	@$(VENV)/bin/python -m pytest $(patsubst %,tests/test_%.py,contract layouts questions checks) -k "citus or equal"
 
 bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## what a call costs beside its peers, on a server that it starts; ARGS=--short for the short form
 	@$(VENV)/bin/python -m benchmarks $(ARGS)

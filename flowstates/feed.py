@@ -41,6 +41,8 @@ class FlowRunStateFeed:
     before. A named consumer takes a table of ours: ReadOnlyLayoutError. Read it outside of a transaction at REPEATABLE READ or above, and on the
     primary.
 
+    On the layout `citus` there is no feed, as transactions of several servers have no order in common: InvalidInputError.
+
     Deleted states are not told, and nothing says that they went. `timeout` is in seconds and for the whole call, as in FlowRunStateRepository.
     """
 
@@ -48,6 +50,8 @@ class FlowRunStateFeed:
         self._execution = Execution(pool_or_connection, layout)
         if isinstance(clock_slack, bool) or not isinstance(clock_slack, int | float) or not 0 <= clock_slack <= _MOST_SECONDS:
             raise InvalidInputError("clock_slack", f"is {shown(clock_slack)}, not a number of seconds")
+        if self._execution.layout == "citus":
+            raise InvalidInputError("layout", "citus has no feed: on Citus each server numbers its own transactions")
         is_own = self._execution.layout == "flowstates"
         self._feed: Feed[Any] = OwnFeed(self._execution) if is_own else PrefectFeed(self._execution, float(clock_slack))
 

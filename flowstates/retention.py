@@ -10,6 +10,7 @@ from inspect import iscoroutinefunction
 
 from flowstates.engine.archives import archiving
 from flowstates.engine.connections import PoolOrConnection, ask
+from flowstates.engine.distributed_pruning import DistributedPass
 from flowstates.engine.execution import Execution
 from flowstates.engine.policies import Keep, OldestRun, Pace, Policy, PruneReport
 from flowstates.engine.pruning import Pass
@@ -78,10 +79,14 @@ class FlowRunStateRetention:
         What `flow_run.state_id` names stays, and so does a state that holds a result, unless `artifacts` is true: then its result goes too, if
         nothing else names it. It reads the rows of all runs, as Prefect has no index for this. Without `keep` it raises ReadOnlyLayoutError.
 
+        On the layout `citus` whole runs go: `keep` and `max_lag` are refused. A batch has a statement more for each of its runs.
+
         On our own tables a pass reads what it deletes; with `keep` also the histories of all runs that are old enough, thinned before or not.
         """
         timeout, dry_run = seconds(timeout), flag("dry_run", dry_run)
         policy = self._policy(types, keep, artifacts)
+        if self._execution.layout == "citus" and max_lag is not None:
+            raise InvalidInputError("max_lag", "is not for the layout citus: on Citus the standbys of the workers are not seen from the coordinator")
         pace = _pace(batch_size, max_batches, pause, max_lag)
         _check_age(older_than, before)
         if cursor is not None and not isinstance(cursor, str):
@@ -99,7 +104,7 @@ class FlowRunStateRetention:
                 )
             begin = _before(time_of(now), older_than, before)
             async with archiving(None if dry_run else archive) as archived:
-                one = Pass(
+                one = (DistributedPass if self._execution.layout == "citus" else Pass)(
                     self._execution,
                     policy,
                     pace,
@@ -115,6 +120,10 @@ class FlowRunStateRetention:
         is_prefect = self._execution.layout == "prefect"
         if keep is not None and not isinstance(keep, Keep):
             raise InvalidInputError("keep", f"is {kind_of(keep)}, not a Keep")
+        if self._execution.layout == "citus" and keep is not None:
+            raise InvalidInputError(
+                "keep", "is not for the layout citus: on Citus whole runs go alone, as rows are thinned by their places in one table"
+            )
         if is_prefect and keep is None:
             raise ReadOnlyLayoutError(
                 "whole runs are Prefect's to delete: its own vacuum does, with PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED=events,flow_runs and"

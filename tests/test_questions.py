@@ -583,8 +583,13 @@ async def answers(connection: Connection, layout: Layout, states: list[FlowRunSt
 OWN_SET_UPS = SET_UPS | {name: codec(name, encoder=lambda value: f"<{value}>", decoder=lambda _: object()) for name in ("int8", "bool", "numeric")}
 
 
-@one_of_layouts
-@pytest.mark.parametrize("set_up", OWN_SET_UPS)
+# Citus plans nothing for several servers without the values, and does not know a zone that is a day ahead.
+NOT_ON_CITUS = {"generic_plans", "more_than_a_day_ahead"}
+
+
+@pytest.mark.parametrize(
+    ("set_up", "layout"), [(set_up, layout) for set_up in OWN_SET_UPS for layout in LAYOUTS if layout != "citus" or set_up not in NOT_ON_CITUS]
+)
 async def test_the_answers_are_those_of_a_plain_connection(layout_dsns: dict[Layout, str], layout: Layout, set_up: str) -> None:
     states = [
         model.state(uuid5(RUNS[2], f"{set_up} {run}"), uuid5(RUNS[3], f"{set_up}{run}{number}"), type_, START + number * TEN_MINUTES, name=NAMES[run])

@@ -14,6 +14,7 @@ from uuid import UUID
 from flowstates.engine import queries
 from flowstates.engine.connections import AnyConnection, PoolOrConnection, Transaction, ask
 from flowstates.engine.execution import Argument, Execution, Statement, filled, filled_of_runs
+from flowstates.errors import InvalidInputError
 from flowstates.filters import FlowRunStateFilter, array_of
 from flowstates.records import StateType
 from flowstates.values import Layout, seconds
@@ -163,10 +164,14 @@ async def check_plans(pool_or_connection: PoolOrConnection, *, layout: Layout = 
     filters on types and names of all states, and what is asked of all states or of all runs; on Prefect's tables also `until` without `since`, and
     current states by time, which are sorted.
 
+    On the layout `citus` it is InvalidInputError, as each server makes its own plans; `check` names an index that is missing.
+
     `timeout` is in seconds, for all of it; on a connection of the caller's the end of the transaction is waited for.
     """
     execution = Execution(pool_or_connection, layout)
     layout = execution.layout
+    if layout == "citus":
+        raise InvalidInputError("layout", "citus is not looked at: on Citus each server makes its own plans; `check` names an index that is missing")
     timeout = seconds(timeout)
     async with asyncio.timeout(timeout), execution.connection() as connection, AsyncExitStack() as stack:
         if not connection.is_in_transaction():

@@ -58,8 +58,9 @@ class PruneReport(NamedTuple):
 
     `runs` went or, with `keep`, lost states; `states` went, and `bytes` is what their rows took in the table, without indexes (None in a dry run).
     `batches` are those in which something went. `passed` runs were locked or changed while the pass came by, and stay for the next one; `held` are
-    those that a constraint holds, by its name, or under `archive` those with a state that is unfit for one. `cursor` goes on from here, with the same
-    policy; None when the pass `is_done`. `oldest` is the oldest run of the table at the end (None in a dry run and between batches).
+    those that a constraint holds, by its name, on Citus by the error's code, or under `archive` those with a state that is unfit for one. `cursor`
+    goes on from here, with the same policy; None when the pass `is_done`. `oldest` is the oldest run of the table at the end (None in a dry run and
+    between batches).
     """
 
     runs: int

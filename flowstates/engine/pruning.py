@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -17,7 +17,7 @@ from flowstates.engine.cursors import Cursor
 from flowstates.engine.execution import Argument, Execution
 from flowstates.engine.policies import OldestRun, Pace, Policy, PruneReport, Why
 from flowstates.engine.retries import LOG, retrying
-from flowstates.engine.rows import COLUMNS, time_of, to_states
+from flowstates.engine.rows import COLUMNS, Row, time_of, to_states
 from flowstates.engine.standbys import Standbys
 from flowstates.errors import FlowStatesError, InvalidInputError, UnreadableRowError
 from flowstates.filters import array_of
@@ -36,7 +36,7 @@ _MOST_BYTES = 8 * 2**20  # of an archived batch, as text; in memory it is severa
 _TOO_LONG = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)
 
 
-class _Position(NamedTuple):
+class Position(NamedTuple):
     """Behind which run, in the order of the walk: of our own tables (type, time, id), of Prefect's the id."""
 
     type: StateType
@@ -44,7 +44,9 @@ class _Position(NamedTuple):
     id: str
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
+    """What a batch did, or would do, and how far it came."""
+
     runs: int
     states: int
     bytes: int | None
@@ -122,7 +124,7 @@ class Pass:
                 return
             self._move(self._position, found)
 
-    async def _step(self, position: _Position) -> None:
+    async def _step(self, position: Position) -> None:
         runs = min(self._size, self._runs_a_batch, self._most_runs or self._size)
         try:
             try:
@@ -141,7 +143,7 @@ class Pass:
             self._most_runs = None if self._most_runs >= self._runs_a_batch else 2 * self._most_runs
         self._grow(found, runs)
 
-    async def _one_that_is_held(self, position: _Position) -> _Found:
+    async def _one_that_is_held(self, position: Position) -> Found:
         """Looks which run is next, and tries that one alone: what is counted as held is what was tried."""
         found = await self._batch(position, 1, look=True)
         if not found.runs:
@@ -152,13 +154,13 @@ class Pass:
             # It may have been changed between the two, and be none of those that are asked for any more.
             return nothing._replace(passed=1) if tried.id is None else tried
         except _HELD as error:
-            name = _ARCHIVE if isinstance(error, UnreadableRowError) else error.constraint_name or f"{error.table_name}.{error.column_name}"
+            name = _ARCHIVE if isinstance(error, UnreadableRowError) else _constraint(error)
             self._held[name] = self._held.get(name, 0) + 1
             if found.id is not None and len(self._held_ids) < _MOST_IDS:
                 self._held_ids.add(found.id)
             return nothing
 
-    def _shrink(self, error: asyncpg.PostgresError, position: _Position) -> None:
+    def _shrink(self, error: asyncpg.PostgresError, position: Position) -> None:
         if isinstance(error, asyncpg.QueryCanceledError) and not self._has_time_limit:
             raise error  # somebody meant it
         if self._size == 1:
@@ -169,7 +171,7 @@ class Pass:
         self._good = 0
         retrying(f"prune, with {self._size} states", error)
 
-    def _grow(self, found: _Found, runs: int) -> None:
+    def _grow(self, found: Found, runs: int) -> None:
         self._good += 1
         if self._good == _GOOD_BATCHES or not self._is_too_long:
             self._good, self._size = 0, min((2 if self._is_too_long else 4) * self._size, self._most_size)
@@ -178,7 +180,7 @@ class Pass:
         elif runs >= self._runs_a_batch:
             self._runs_a_batch = min(2 * self._runs_a_batch, self._size)
 
-    def _move(self, position: _Position, found: _Found) -> None:
+    def _move(self, position: Position, found: Found) -> None:
         self._runs += found.runs
         self._states += found.states
         self._bytes += found.bytes or 0
@@ -191,7 +193,7 @@ class Pass:
         else:
             self._position = self._begin(self._policy.types.index(position.type) + 1)
 
-    async def _batch(self, position: _Position, runs: int, *, run_id: str | None = None, look: bool = False) -> _Found:
+    async def _batch(self, position: Position, runs: int, *, run_id: str | None = None, look: bool = False) -> Found:
         """A batch of at most so many runs; with `look` it only says what that would be."""
         look = look or self._dry_run
         text, arguments = self._statement(position, runs, run_id, look)
@@ -204,7 +206,7 @@ class Pass:
                     return await self._delete(connection, text, arguments)
             return await repeated(connection, queries.name_of(text), lambda: self._delete(connection, text, arguments), is_of_pool=is_of_pool)
 
-    async def _delete(self, connection: AnyConnection, text: str, arguments: tuple[Argument, ...]) -> _Found:
+    async def _delete(self, connection: AnyConnection, text: str, arguments: tuple[Argument, ...]) -> Found:
         rows = await connection.fetch(text, *arguments)
         # On Prefect's tables a state may be deleted by others and its run's row stay as it is.
         if rows[0]["states_gone"] != rows[0]["states_chosen"] and self._execution.layout == "flowstates":
@@ -212,14 +214,19 @@ class Pass:
                 f"{rows[0]['states_gone']} of {rows[0]['states_chosen']} states were deleted, so the batch is undone: a trigger on flow_run_state"
                 " keeps rows back"
             )
-        if self._archive is not None and rows[0]["id"] is not None:
-            size = sum(len(text) for row in rows for text in row[: len(COLUMNS)] if text)
-            self._most_size = min(self._pace.batch_size, max(1, len(rows) * _MOST_BYTES // size))
-            self._size = min(self._size, self._most_size)
-            await self._archive(to_states([row[: len(COLUMNS)] for row in rows]))
+        if rows[0]["id"] is not None:
+            await self._keep([row[: len(COLUMNS)] for row in rows])
         return _found(rows[0])
 
-    def _statement(self, position: _Position, runs: int, run_id: str | None, look: bool) -> tuple[str, tuple[Argument, ...]]:
+    async def _keep(self, rows: Sequence[Row]) -> None:
+        """Hands over what is deleted to the archive, if there is one, and learns how large a batch of it is."""
+        if self._archive is not None:
+            size = sum(len(text) for row in rows for text in row if text)
+            self._most_size = min(self._pace.batch_size, max(1, len(rows) * _MOST_BYTES // size))
+            self._size = min(self._size, self._most_size)
+            await self._archive(to_states(rows))
+
+    def _statement(self, position: Position, runs: int, run_id: str | None, look: bool) -> tuple[str, tuple[Argument, ...]]:
         keep, layout = self._policy.keep, self._execution.layout
         size = str(1 if run_id else self._size)
         arguments: tuple[Argument, ...]
@@ -238,10 +245,10 @@ class Pass:
         return queries.query(name, layout), (*arguments, str(self._archive is not None).lower())
 
     async def _oldest(self) -> OldestRun | None:
-        rows = await self._execution.rows("prune.oldest", list(StateType), timeout=None)
-        if not rows:
+        row = await self._oldest_row()
+        if row is None:
             return None
-        id_, type_, timestamp = rows[0]["id"], StateType(rows[0]["type"]), time_of(rows[0]["timestamp"])
+        id_, type_, timestamp = row["id"], StateType(row["type"]), time_of(row["timestamp"])
         why: Why
         if type_ not in self._policy.types:
             why = "type"
@@ -266,16 +273,20 @@ class Pass:
             return order(type_) > order(at.type)
         return at.timestamp == _BEGIN or (timestamp, id) > (datetime.fromisoformat(at.timestamp), at.id)
 
+    async def _oldest_row(self) -> asyncpg.Record | None:
+        rows = await self._execution.rows("prune.oldest", list(StateType), timeout=None)
+        return rows[0] if rows else None
+
     def _report(self, oldest: OldestRun | None) -> PruneReport:
         is_done = self._position is None
         bytes_ = None if self._dry_run else self._bytes
         held = dict(self._held)
         return PruneReport(self._runs, self._states, bytes_, self._batches, self._passed, held, self._encoded(), is_done, oldest)
 
-    def _begin(self, number: int) -> _Position | None:
+    def _begin(self, number: int) -> Position | None:
         types = self._policy.types
         id_ = "" if self._execution.layout == "prefect" else _NO_ID
-        return _Position(types[number], _BEGIN, id_) if number < len(types) else None
+        return Position(types[number], _BEGIN, id_) if number < len(types) else None
 
     def _encoded(self) -> str | None:
         if self._position is None:
@@ -283,20 +294,26 @@ class Pass:
         type_, timestamp, id_ = self._position
         return cursors.encode(Cursor((f"{type_} {timestamp}", id_), backwards=False), self._question)
 
-    def _decoded(self, text: str) -> _Position:
+    def _decoded(self, text: str) -> Position:
         try:
             (first, id_), _ = cursors.decode(text, self._question)
         except InvalidInputError as error:
             raise InvalidInputError("cursor", error.message.replace("filter, order", "policy")) from None
         type_, _, timestamp = first.partition(" ")
-        return _Position(StateType(type_), timestamp, id_)
+        return Position(StateType(type_), timestamp, id_)
 
 
 def _counts(batches: int, runs: int, states: int) -> str:
     return f"{counted(batches, 'batch')}, {counted(runs, 'run')}, {counted(states, 'state')}"
 
 
-def _found(row: Any) -> _Found:
+def _constraint(error: asyncpg.PostgresError) -> str:
+    if error.constraint_name or error.table_name:
+        return error.constraint_name or f"{error.table_name}.{error.column_name}"
+    return str(error.sqlstate)  # Citus does not hand on more
+
+
+def _found(row: Any) -> Found:
     size = row["bytes_gone"]
     counts = int(row["runs_gone"]), int(row["states_gone"]), None if size is None else int(size), int(row["runs_passed"])
-    return _Found(*counts, row["reached_timestamp"], row["reached_id"], row["is_last"] != "false")
+    return Found(*counts, row["reached_timestamp"], row["reached_id"], row["is_last"] != "false")

@@ -95,12 +95,9 @@ async def test_of_those_who_make_and_delete_one_run_nobody_is_told_what_is_not_s
 @pytest.mark.parametrize("isolation", [*ISOLATION, MIXED])
 async def test_many_steps_of_many_writers_leave_a_right_history(citus_dsn: str, isolation: str, runs: int) -> None:
     random = Random(isolation)
-    plan = [[step for step in random_steps(random, 25) if step.kind not in NOT_THERE] for _ in range(12)]
+    plan = [[step for step in random_steps(random, 25) if not (step.kind == "prune" and step.pick % 4)] for _ in range(12)]  # none that keeps
     async with write_at_once(citus_dsn, plan, runs, isolation, layout="citus") as writers:
         assert await writers.problems() == []
-
-
-NOT_THERE = ("prune",)
 
 
 async def test_writers_of_two_runs_in_opposite_orders_do_not_wait_for_ever(pool: Pool) -> None:

@@ -127,9 +127,30 @@ begin
 end
 $$;
 
+-- Deletes a run whose current state is of a type and from before a time, and gives its states; no row if it is not, or if the run is locked: then it
+-- is being changed.
+create function prune_flow_run(run_id uuid, ended_type text, before text, beside regclass)
+returns setof flow_run_state language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('search_path', (select quote_ident(nspname) from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+                                        where pg_class.oid = beside) || ', pg_temp', true);
+    perform from flow_run
+      where id = run_id and state_type = ended_type::state_type and state_timestamp < before::timestamptz
+        for update skip locked;
+    if not found then
+        return;
+    end if;
+    return query delete from flow_run_state where flow_run_id = run_id returning *;
+    delete from flow_run where id = run_id;
+end
+$$;
+
 select create_distributed_function(
     'append_flow_run_state(uuid,text,uuid,text,text,text,jsonb,jsonb,uuid,uuid,text[],regclass)', 'run_id',
     colocate_with => 'flow_run', force_delegation => true);
 
 select create_distributed_function(
     'delete_flow_run_states(uuid,uuid[],regclass)', 'run_id', colocate_with => 'flow_run', force_delegation => true);
+
+select create_distributed_function(
+    'prune_flow_run(uuid,text,text,regclass)', 'run_id', colocate_with => 'flow_run', force_delegation => true);
