@@ -181,7 +181,7 @@ def filled(name: str, layout: Layout, arguments: tuple[Argument, ...], filter: F
 
 def filled_of_runs(name: str, layout: Layout, arguments: tuple[Argument, ...], flow_run_ids: Sequence[UUID] | None) -> Statement:
     """The query `name`, whose filter chooses runs, and its arguments as they are sent."""
-    clause, values = runs_clause(flow_run_ids, len(arguments) + 1)
+    clause, values = runs_clause(flow_run_ids, len(arguments) + 1, layout)
     return queries.fill(queries.query(name, layout), "filter", clause), (*arguments, *values)
 
 
