@@ -89,7 +89,7 @@ test-citus: $(VENV)/test.stamp ## the layout citus, on the coordinator that FLOW
 	@[ -n "$$FLOWSTATES_TEST_CITUS" ] || { echo "FLOWSTATES_TEST_CITUS is to name a coordinator of Citus: postgresql://superuser@host:port/database" >&2; exit 1; }
 	@# One after another: that many databases come and go at once is not what a Citus is for.
 	@$(VENV)/bin/python -m pytest tests/citus
-	@$(VENV)/bin/python -m pytest $(patsubst %,tests/test_%.py,contract layouts questions checks) -k "citus or equal"
+	@$(VENV)/bin/python -m pytest $(patsubst %,tests/test_%.py,contract layouts questions checks docs_citus) -k "citus or equal"
 
 bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## what a call costs beside its peers, on a server that it starts; ARGS=--short for the short form
 	@$(VENV)/bin/python -m benchmarks $(ARGS)

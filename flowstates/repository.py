@@ -27,8 +27,9 @@ class FlowRunStateRepository:
     too: a call begins their transaction if none is open, which takes a statement more, and first sends what was added to the session, unless its
     `autoflush` is off. What fails before a statement of the library's is SQLAlchemy's error.
 
-    `layout` says whose tables they are: `flowstates` (made by `migrate`) or `prefect` (read and deleted from, never written to). A call is one
-    statement and one round trip.
+    `layout` says whose tables they are: `flowstates` (made by `migrate`), `prefect` (read and deleted from, never written to) or `citus` (made by
+    `migrate` with `distributed=True`; an id is unique in its run there, and clocks are those of the runs' servers). A call is one statement and one
+    round trip.
 
     `transitions` says which types may follow each type, and under None with which a run may begin: a create without `expected` then expects one of
     those from which its own may follow. Without it everything may follow everything. Batches are not held to it.
@@ -150,7 +151,8 @@ class FlowRunStateRepository:
 
         They are those of one moment. They come from a cursor on the server, up to 500 a round trip, or fewer that make some MiB; `timeout` is for
         the wait for a connection, for each of these, and on a pool for leaving the block. That ends the cursor and frees the connection. On a
-        connection without a transaction it opens one, read only, for as long as the block lasts.
+        connection without a transaction it opens one, read only, for as long as the block lasts. On the layout `citus` the coordinator holds the
+        whole answer, and each server's part is of a moment of its own.
 
         A filter on types, names or `terminal` reads all states, on the layout `prefect` also one on `until` without `since`. Of current states
         all but one on names alone is found by an index on the runs' rows.
