@@ -59,7 +59,7 @@ _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
         "not, are not written to; `flowstates migrate --distributed` makes them with the tables, in an empty schema",
         **CURES,
         asyncpg.InsufficientPrivilegeError: "reading takes select on flow_run_state and flow_run; creating and deleting select, insert, update and "
-        "delete on both, and execute on append_flow_run_state and delete_flow_run_states",
+        "delete on both, and execute on append_flow_run_state, delete_flow_run_states and prune_flow_run",
     },
     "prefect": {
         asyncpg.UndefinedTableError: "no Prefect tables on the search path: is this Prefect's database, and the schema the one it uses?",

@@ -178,3 +178,15 @@ async def test_nothing_temporary_takes_a_place_in_the_functions(citus_dsn: str) 
     state = await states.create_flow_run_state(run, RUNNING)
     assert await states.read_flow_run_states(run) == [state]
     await connection.close()
+
+
+async def test_a_state_that_a_trigger_keeps_back_is_an_error(own_dsn: str) -> None:
+    async with create_pool(own_dsn, max_size=1) as pool:
+        await pool.execute(
+            "set citus.enable_unsafe_triggers = on;create function nothing() returns trigger language plpgsql as $$ begin return null; end $$;"
+        )
+        await pool.execute("create trigger nothing before insert on flow_run_state for each row execute function nothing()")
+        run = uuid4()
+        with pytest.raises(asyncpg.RaiseError, match=f"flow_run_state keeps the new state of run {run} back"):
+            await FlowRunStateRepository(pool, layout="citus").create_flow_run_state(run, RUNNING)
+        assert await pool.fetch("select from flow_run") == []

@@ -97,6 +97,9 @@ begin
     insert into flow_run_state (flow_run_id, type, id, timestamp, name, message, state_details, data, result_artifact_id)
     values (run_id, new_type::state_type, new_id, begun, new_name, new_message, new_details, new_data, new_artifact_id)
     returning *;
+    if not found then
+        raise exception 'flow_run_state keeps the new state of run % back', run_id using hint = 'a trigger on flow_run_state does so';
+    end if;
 end
 $$;
 
