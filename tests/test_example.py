@@ -43,7 +43,7 @@ def started() -> Iterator[subprocess.Popen[str]]:
 def test_it_starts_shows_its_jobs_and_ends_at_ctrl_c(started: subprocess.Popen[str]) -> None:
     recipe = re.search(r"^example: .*\n(.+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
-    assert recipe[1].endswith("python -m service")
+    assert recipe[1].endswith('/bin/python" -m service')
     assert started.stdout is not None
     lines = [started.stdout.readline() for _ in range(4)]
     said = re.fullmatch(r"runs +(http://127\.0\.0\.1:\d+/)states/  \(any user, password (\S+)\)\n", lines[0])

@@ -225,7 +225,9 @@ def check(
                 print_line()
                 print_line("If histories are pruned here, the tables' owner may let autovacuum come after 2 percent of the rows, not after 20:")
                 typer.echo("\n".join(settings))
-    if chosen is not LayoutName.PREFECT and _is_to_migrate(mismatches):
+    if chosen is LayoutName.FLOWSTATES and any("distributed" in str(mismatch) for mismatch in mismatches):
+        print_error_line("these tables are on Citus: say --layout citus")
+    elif chosen is not LayoutName.PREFECT and _is_to_migrate(mismatches):
         migrate_it = "flowstates migrate" + (" --distributed" if chosen is LayoutName.CITUS else "")
         print_error_line(f"{migrate_it} makes the tables, or brings them up to date")
     if mismatches or slow:

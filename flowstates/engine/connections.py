@@ -42,8 +42,8 @@ _INEXACT = frozenset({"BIG5", "EUC_JIS_2004", "EUC_JP", "EUC_KR", "SHIFT_JIS_200
 
 
 def add_cure(error: asyncpg.PostgresError, cures: Mapping[type[asyncpg.PostgresError], str]) -> None:
-    """Says with an error what cures it, where that is known."""
-    if cure := cures.get(type(error)):
+    """Says with an error what cures it, where that is known and no note says it better."""
+    if (cure := cures.get(type(error))) and not hasattr(error, "__notes__"):
         error.add_note(cure)
 
 

@@ -42,7 +42,7 @@ _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
         "empty schema take layout='citus'",
         asyncpg.UndefinedTableError: "a table of flowstates is not on the search path: run `flowstates migrate`, or await flowstates.migrate(pool)",
         asyncpg.UndefinedColumnError: "these tables are not those that flowstates makes: `flowstates check` names what differs; those on Citus take "
-        "layout='citus'",
+        "layout='citus', which has neither batched creates nor a feed",
         asyncpg.UndefinedObjectError: "this database is not as flowstates makes it: run `flowstates migrate`, or `flowstates check` if that was done",
         **CURES,
         asyncpg.InsufficientPrivilegeError: "reading takes select on flow_run_state and flow_run; creating insert on both and update on flow_run; "
