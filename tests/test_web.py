@@ -152,13 +152,17 @@ class Tenant(BaseModel):
     tenant: str = ""
 
 
-def who(of: Annotated[Tenant, Query()], user_name: str = "") -> None:
-    """Takes parameters of its own."""
+def whose(of: Annotated[Tenant, Query()]) -> None:
+    """Takes parameters of its own, as a model."""
+
+
+def who(user_name: str = "") -> None:
+    """Takes one."""
 
 
 @pytest.mark.parametrize("where", ["router", "include_router", "application"])
 async def test_a_parameter_of_a_dependency_passes_wherever_that_is_declared(filled: Pool, layout: Layout, where: str) -> None:
-    depends = [Depends(APIKeyQuery(name="key")), Depends(who)]
+    depends = [Depends(APIKeyQuery(name="key")), Depends(whose), Depends(who)]
     app = FastAPI(dependencies=depends if where == "application" else [])
     router = create_router(FlowRunStateRepository(filled, layout=layout), dependencies=depends if where == "router" else [])
     app.include_router(router, dependencies=depends if where == "include_router" else [])
