@@ -245,7 +245,7 @@ GUARDS: dict[Layout, dict[str, dict[str, Guard]]] = {
         "create_flow_run_state": {"": Guard(RUN | ID, 4, a_row=20, ordered=True)},
         "create_flow_run_state.miss": {"": Guard(RUN | ID, 3, ordered=True)},
         # Each run's row is looked at, locked and changed, or looked at and made.
-        "create_flow_run_state.together": {"": Guard(RUN | ID, 60, a_row=20)},
+        "create_flow_run_state.together": {"": Guard(RUN | ID, 60, a_row=40)},
         "create_flow_run_state.together_miss": {"": Guard(RUN | ID, 30)},
         "create_flow_run_states.heads": {"": Guard(RUN, 30)},  # each row is written, and where it finds no room in both indexes
         "create_flow_run_states.currents": {"": Guard(RUN | HISTORY, 20, a_row=10, ordered=True)},
