@@ -140,6 +140,10 @@ class _Batch:
         await self._settle([index for index in range(len(self._states)) if index not in self._outcomes])
         return [self._outcomes[index] for index in range(len(self._states))]
 
+    def _key(self, run_id: str | None, id_: str | None) -> tuple[str | None, ...]:
+        """What a state is told apart by."""
+        return (id_,)
+
     async def _point(self, moved: list[str]) -> None:
         """Lets the rows of some runs point at the newest of their states."""
         _all_there(len(moved), await self._ask("create_flow_run_states.currents", moved))
@@ -193,7 +197,7 @@ class _Batch:
         for index in pending:
             state = self._states[index]
             run_id, type_, id_, time_text, *others = self._parameters[index]
-            if id_ in made:
+            if self._key(run_id, id_) in made:
                 continue  # it is told beside what is stored then
             run = runs[self._run_of(index)]
             wanted = run.next() if state.timestamp is None else _micros(state.timestamp)
@@ -207,7 +211,7 @@ class _Batch:
                 time_text = time.isoformat()
             outcomes[index] = CreateOutcome(state.id, "created", time)
             run.take(timestamp)
-            made.add(id_)
+            made.add(self._key(run_id, id_))
             if self._may_change:
                 meant.append(json.dumps([run_id, type_, id_, time_text, others[0], run.transaction], ensure_ascii=False))
             values = (run_id, type_, id_, time_text, *others, run.transaction)[: len(self.columns)]
@@ -246,6 +250,9 @@ class _DistributedBatch(_Batch):
     """The same on Citus: a statement that goes to several servers locks in no order, so the runs' rows have a statement each."""
 
     columns = _COLUMNS[:-1]
+
+    def _key(self, run_id: str | None, id_: str | None) -> tuple[str | None, ...]:
+        return run_id, id_
 
     async def _heads(self, ids: list[str]) -> list[asyncpg.Record]:
         await self._of_each("create_flow_run_states.lock", sorted(ids))

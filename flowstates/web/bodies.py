@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flowstates.engine.archives import is_finite
 from flowstates.engine.pages import FlowRunStatePage
-from flowstates.errors import InvalidInputError, UnreadableRowError
+from flowstates.errors import FlowStatesError, InvalidInputError, UnreadableRowError
 from flowstates.records import FlowRunState
 
 PATIENCE = 30.0  # seconds for what is asked of the database
@@ -130,5 +130,7 @@ def status_codes() -> Iterator[None]:
         raise RequestValidationError([{"type": "value_error", "loc": ("query", field), "msg": f"{field}: {message}", "input": None}]) from error
     except UnreadableRowError as error:
         raise HTTPException(500, f"a stored row cannot be read: {error}") from error
+    except FlowStatesError as error:  # an id that two runs have, on Citus
+        raise HTTPException(409, str(error)) from error
     except TimeoutError as error:
         raise HTTPException(503, "the database took too long to answer; try again later, or ask for less") from error

@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from flowstates import FlowRunStateRepository, FlowStatesError, StateType, UnexpectedStateError, create_pool, migrate
+from flowstates import FlowRunStateRepository, FlowStatesError, NewFlowRunState, StateType, UnexpectedStateError, create_pool, migrate
 from flowstates.engine import queries
 from tests.conftest import Connection, Pool
 from tests.writers import level
@@ -190,3 +190,14 @@ async def test_a_state_that_a_trigger_keeps_back_is_an_error(own_dsn: str) -> No
         with pytest.raises(asyncpg.RaiseError, match=f"flow_run_state keeps the new state of run {run} back"):
             await FlowRunStateRepository(pool, layout="citus").create_flow_run_state(run, RUNNING)
         assert await pool.fetch("select from flow_run") == []
+
+
+async def test_a_batch_may_have_one_id_in_two_runs(citus_dsn: str) -> None:
+    async with create_pool(citus_dsn) as pool:
+        states, id_, one, two = FlowRunStateRepository(pool, layout="citus"), uuid4(), uuid4(), uuid4()
+        batch = [NewFlowRunState(flow_run_id=run, type=PENDING, id=id_) for run in (one, two)]
+        more = [NewFlowRunState(flow_run_id=two, type=RUNNING), NewFlowRunState(flow_run_id=two, type=PENDING, id=id_)]
+        outcomes = await states.create_flow_run_states([*batch, *more])
+        assert [outcome.status for outcome in outcomes] == ["created", "created", "created", "present"]
+        assert [len(await states.read_flow_run_states(run)) for run in (one, two)] == [1, 2]
+        assert [outcome.status for outcome in await states.create_flow_run_states(batch)] == ["present", "present"]
