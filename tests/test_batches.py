@@ -588,8 +588,10 @@ async def test_slow_statements_take_no_more_than_the_pool_can_send(own_database:
         async with connection.transaction():
             await connection.execute("lock table flow_run in share mode")
             tasks = start(*[at.states.create_flow_run_state(uuid4(), RUNNING) for _ in range(300)])
-            while await connection.fetchval("select count(*) from pg_locks where not granted") < 3:  # noqa: ASYNC110 (the server tells nobody)
+            watching = await create_pool(own_database, max_size=1)
+            while await waiting_for_a_lock(watching) < 3:  # noqa: ASYNC110 (the server tells nobody)
                 await asyncio.sleep(0.01)
+            await watching.close()
             assert at.states._batching._begun == 3
             assert len(at.states._batching._ready) > 100
         await connection.close()
