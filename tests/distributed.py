@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
-import psycopg
-from psycopg import sql
 
 from tests.servers import with_database
 
-if TYPE_CHECKING:
-    from tests.conftest import Connection
-
 CITUS = os.environ.get("FLOWSTATES_TEST_CITUS") or None
 """The address of a superuser on the coordinator, of a database that knows the workers. With a password it is that of the workers too."""
+
+if TYPE_CHECKING or CITUS:  # environments without a Citus need not have it
+    import psycopg
+    from psycopg import sql
+
+if TYPE_CHECKING:
+    from tests.conftest import Connection
 
 
 class Node(NamedTuple):
