@@ -190,7 +190,7 @@ def _with_span_of_block(tracer: trace.Tracer, method: Callable[..., Any]) -> Cal
     def spanned(*arguments: Any, **options: Any) -> _Block:
         try:
             inside = method(*arguments, **options)
-        except Exception:
+        except Exception:  # whatever it is: the span is told of it, and it is raised on
             call = _Call(tracer, method.__name__)
             try:
                 with call:
