@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from random import Random
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
@@ -377,3 +378,19 @@ def test_every_call_is_among_them() -> None:
     asked = {name for name, function in functions.items() if "timeout" in inspect.signature(function).parameters}
     assert asked - {call.name for call in CALLS} == {"position", "has_reached"}  # in test_replicas
     assert {call.name for call in CALLS} <= asked
+
+
+@pytest.mark.parametrize("is_pool", [True, False])
+async def test_a_call_that_is_cancelled_once_its_statement_is_prepared_leaves_no_transaction(dsn: str, is_pool: bool) -> None:
+    random, run = Random(1), uuid4()
+    async with create_pool(dsn, max_size=1, transaction_pooling=True) as pool, pool.acquire() if not is_pool else nullcontext(pool) as source:
+        states = FlowRunStateRepository(source)
+        for _ in range(100):
+            call = asyncio.create_task(states.read_current_flow_run_state(run))
+            for _ in range(random.randrange(60)):
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+            # A transaction at a higher level is refused in one that has read.
+            async with states.stream_flow_run_states(FlowRunStateFilter(flow_run_ids=[run])) as stream:
+                assert [state async for state in stream] == []

@@ -23,7 +23,9 @@ def create_pool(dsn: str | None = None, *, transaction_pooling: bool = False, **
 
     It differs from asyncpg's in three defaults. A connection is given back without a reset on the server, which saves a round trip a call: so
     leave no session state behind (SET LOCAL, not SET; transaction-level advisory locks; no LISTEN). asyncpg still rolls back an open
-    transaction. `min_size` is 1, and not 10 connections that are kept open.
+    transaction, but does not know of the one that the server began for a statement of yours that was prepared, and cancelled before it ran: the
+    next statement ends that, and until then no transaction at another isolation level can begin. `min_size` is 1, and not 10 connections that
+    are kept open.
 
     A `dsn` that begins with `postgresql+asyncpg://` is read as SQLAlchemy reads it, another one as asyncpg does. Raises InvalidInputError for one
     that cannot be read, or that asks for what libpq can and asyncpg cannot, such as `channel_binding=require`.

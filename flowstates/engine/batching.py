@@ -115,7 +115,7 @@ class Batching:
     """
 
     def __init__(self, execution: Execution, workers: int, most: int) -> None:
-        self.under_way = 0
+        self.under_way: int = 0
         self._begun = 0
         self._execution = execution
         self._workers = workers

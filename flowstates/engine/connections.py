@@ -109,6 +109,10 @@ class Acquired:
         if self.joined is not None:
             await leave(self.joined, error)
         if self._pool is None:
+            if self.joined is None and isinstance(error, CUT):
+                with suppress(*BROKEN):
+                    async with asyncio.timeout(_GRACE):
+                        await _end_statement(self._connection)
             return
         if was_cut := isinstance(error, CUT):
             await self._give_back_soon(kind, error, trace)
@@ -130,6 +134,7 @@ class Acquired:
         # The server was asked to cancel what it does. It gets a moment to answer.
         try:
             async with asyncio.timeout(2 * _GRACE):
+                await _end_statement(self._connection)
                 if isinstance(self._acquiring, PoolAcquireContext):
                     # asyncpg's own timeout comes first, since its older versions wait on where a connection is dropped from outside.
                     await self._acquiring.pool.release(self._connection, timeout=_GRACE)
@@ -146,6 +151,18 @@ class Acquired:
     def _drop(self) -> None:
         self._was_dropped = True
         drop(self._connection)
+
+
+async def _end_statement(connection: AnyConnection) -> None:
+    """Ends the transaction that the server began to prepare a statement, if the call was cut before it ran.
+
+    asyncpg prepares without a Sync. It sends one where it is cut before the server's answer is there, and none where it is cut after that.
+    """
+    protocol = getattr(connection, "_protocol", None)
+    # What the server is asked to cancel ends by itself.
+    if protocol is None or protocol._is_cancelling() or connection.is_in_transaction():
+        return
+    await connection.execute(queries.catalog("ping"))
 
 
 class Transaction:

@@ -91,7 +91,7 @@ async def join(given: SessionOrConnection, field: str) -> Joined:
         await given.flush()
     if not driver.is_in_transaction() and not raw.dbapi_connection.autocommit:
         # SQLAlchemy begins with the first statement that goes through it. What it has not begun it would not commit.
-        await connection.exec_driver_sql(queries.catalog("join_transaction"))
+        await connection.exec_driver_sql(queries.catalog("ping"))
     return Joined(driver, given, connection, raw)
 
 
