@@ -30,6 +30,8 @@ _MOST_CHARACTERS = 2**20  # of a statement, more or less; a state that has more 
 _SLOW = 0.5  # seconds, after which a statement waits for something, and another may begin
 _OF_THE_CONNECTION = ("08", "57P")  # the classes of errors after which the server may yet have committed
 
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode  # json.dumps makes an encoder each time
+
 _Answer: TypeAlias = FlowRunState | BaseException | str
 """What became of a create that waited. A text: it is to go alone, now; if the text is not empty, it says why it is done again."""
 
@@ -51,7 +53,7 @@ class _Create:
         self.expectation = expectation
         self.is_id_given = is_id_given
         self.run = run
-        self.text = json.dumps([*new.as_parameters(), *expectation.arguments()], ensure_ascii=False)
+        self.text = _encode([*new.as_parameters(), *expectation.arguments()])
         self.answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self.place = _Place.WAITING
         self.slot: _Slot | None = None
@@ -157,9 +159,10 @@ class Batching:
             await asyncio.wait(self._tasks)
 
     async def _append_later(self, new: NewFlowRunState, expectation: Expectation, run: str, is_id_given: bool, timeout: float | None) -> FlowRunState:
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
         create = _Create(new, expectation, run, is_id_given=is_id_given)
+        loop = asyncio.get_running_loop()
+        # Not asyncio.timeout, which takes longer.
+        expiry = None if timeout is None else loop.call_later(timeout, create.settle, TimeoutError())
         if run in self._runs:
             self._runs[run].append(create)
         else:
@@ -167,17 +170,18 @@ class Batching:
             self._ready.append(run)
         try:
             self.begin_next()
-            async with asyncio.timeout_at(deadline):
-                answer = await create.answer
+            answer = await create.answer
             if isinstance(answer, BaseException):
                 raise answer.with_traceback(create.traceback or answer.__traceback__)
             if isinstance(answer, FlowRunState):
                 return answer
             if answer:
                 retrying(_NAME, answer)
-            left = None if deadline is None else max(0.0, deadline - loop.time())
+            left = None if expiry is None else max(0.0, expiry.when() - loop.time())
             return await append(self._execution, new, expectation, is_id_given=is_id_given, timeout=left)
         finally:
+            if expiry is not None:
+                expiry.cancel()
             self._leave(create)
 
     def _has_place(self) -> bool:
