@@ -54,7 +54,10 @@ _CURES: dict[Layout, dict[type[asyncpg.PostgresError], str]] = {
         "plan_cache_mode = force_generic_plan, say",
         asyncpg.UndefinedTableError: "a table of flowstates is not on the search path: run `flowstates migrate --distributed`, or await "
         "flowstates.migrate(pool, distributed=True), on Citus's coordinator",
-        asyncpg.UndefinedColumnError: "these tables are not those that flowstates makes: `flowstates check --layout citus` names what differs",
+        **dict.fromkeys(
+            (asyncpg.UndefinedColumnError, asyncpg.NotNullViolationError),
+            "these tables are not those that `flowstates migrate --distributed` makes on Citus: `flowstates check --layout citus` names what differs",
+        ),
         asyncpg.UndefinedFunctionError: "the functions that write on Citus are not on the search path: tables that somebody else distributed, or did "
         "not, are not written to; `flowstates migrate --distributed` makes them with the tables, in an empty schema",
         **CURES,

@@ -100,8 +100,6 @@ async def test_tables_that_somebody_distributed_are_refused_by_name(empty_dsn: s
         assert sum(one.startswith("distribution of ") and "layout='citus'" in one for one in found) == 2
         for name, call in CALLS.items():
             for layout in ("flowstates", "citus"):
-                if name == "batch" and layout == "citus":
-                    continue
                 with pytest.raises(asyncpg.PostgresError) as caught:
                     await call(FlowRunStateRepository(pool, layout=layout))
                 notes = " ".join(caught.value.__notes__)
