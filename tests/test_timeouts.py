@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from random import Random
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
@@ -381,16 +382,62 @@ def test_every_call_is_among_them() -> None:
 
 
 @pytest.mark.parametrize("is_pool", [True, False])
-async def test_a_call_that_is_cancelled_once_its_statement_is_prepared_leaves_no_transaction(dsn: str, is_pool: bool) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+async def test_what_a_call_used_is_usable_wherever_it_was_cancelled(dsn: str, is_pool: bool, times: int) -> None:
+    """Also once its statement is prepared, and once more while that is cleaned up."""
     random, run = Random(1), uuid4()
     async with create_pool(dsn, max_size=1, transaction_pooling=True) as pool, pool.acquire() if not is_pool else nullcontext(pool) as source:
         states = FlowRunStateRepository(source)
-        for _ in range(100):
-            call = asyncio.create_task(states.read_current_flow_run_state(run))
-            for _ in range(random.randrange(60)):
-                await asyncio.sleep(0)
-            call.cancel()
-            await asyncio.wait([call])
+
+        async def read() -> None:
             # A transaction at a higher level is refused in one that has read.
-            async with states.stream_flow_run_states(FlowRunStateFilter(flow_run_ids=[run])) as stream:
+            async with states.stream_flow_run_states(FlowRunStateFilter(flow_run_ids=[run]), timeout=LATEST) as stream:
                 assert [state async for state in stream] == []
+
+        for begin in (read, partial(states.read_current_flow_run_state, run)):
+            for _ in range(100):
+                call = asyncio.ensure_future(begin())
+                for _ in range(times):
+                    for _ in range(random.randrange(60)):
+                        await asyncio.sleep(0)
+                    call.cancel()
+                await asyncio.wait([call])
+                await read()
+
+
+async def test_a_wrapped_pool_gets_back_a_connection_that_was_cut_off(dsn: str) -> None:
+    given_out = given_back = 0
+
+    class Wrapped:
+        """Counts what it has given out, as one with a semaphore does."""
+
+        def __init__(self, acquiring: Any) -> None:
+            self._acquiring = acquiring
+
+        async def __aenter__(self) -> Any:
+            nonlocal given_out
+            connection = await self._acquiring.__aenter__()
+            given_out += 1
+            return connection
+
+        async def __aexit__(self, *error: Any) -> None:
+            nonlocal given_back
+            given_back += 1
+            await self._acquiring.__aexit__(*error)
+
+    random = Random(1)
+    async with Proxy(dsn) as proxy, create_pool(proxy.dsn, max_size=1, transaction_pooling=True) as pool:
+        source: Any = SimpleNamespace(acquire=lambda: Wrapped(pool.acquire()), is_closing=pool.is_closing)
+        states = FlowRunStateRepository(source)
+        await states.read_current_flow_run_state(uuid4())
+        proxy.hold_at(b"/* ping */")
+        async with asyncio.timeout(60):
+            while not proxy.is_held:
+                call = asyncio.create_task(states.read_current_flow_run_state(uuid4()))
+                for _ in range(3 + random.randrange(60)):
+                    await asyncio.sleep(0)
+                call.cancel()
+                await asyncio.wait([call])
+                assert given_back == given_out
+        proxy.resume()
+        assert await states.read_current_flow_run_state(uuid4(), timeout=LATEST) is None

@@ -115,7 +115,8 @@ class Acquired:
                         await _end_statement(self._connection)
             return
         if was_cut := isinstance(error, CUT):
-            await self._give_back_soon(kind, error, trace)
+            # Who is cancelled once more does not wait for it, and it is given back all the same.
+            await asyncio.shield(self._give_back_soon(kind, error, trace))
         else:
             try:
                 await self._acquiring.__aexit__(kind, error, trace)
@@ -133,8 +134,12 @@ class Acquired:
     async def _give_back_soon(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # The server was asked to cancel what it does. It gets a moment to answer.
         try:
-            async with asyncio.timeout(2 * _GRACE):
+            async with asyncio.timeout(_GRACE):
                 await _end_statement(self._connection)
+        except BROKEN:
+            drop(self._connection)
+        try:
+            async with asyncio.timeout(2 * _GRACE):
                 if isinstance(self._acquiring, PoolAcquireContext):
                     # asyncpg's own timeout comes first, since its older versions wait on where a connection is dropped from outside.
                     await self._acquiring.pool.release(self._connection, timeout=_GRACE)
@@ -192,12 +197,12 @@ class Transaction:
             return
         begin = asyncio.ensure_future(self._own.__aenter__())
         try:
-            await asyncio.shield(begin)
+            await _done(begin)
         except asyncio.CancelledError as error:
-            await asyncio.wait([begin])
             if begin.exception() is None:
-                await self._own.__aexit__(type(error), error, None)
+                await _whole(self._own.__aexit__(type(error), error, None))
             raise
+        begin.result()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         is_owed = error is None and not self._readonly
@@ -222,11 +227,23 @@ async def _whole(work: Coroutine[Any, Any, object]) -> None:
     """Waits for the end of it, also when that is cancelled."""
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(task)
+        await _done(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
         task.exception()  # else asyncio would miss somebody who looks at it
         raise
+    task.result()
+
+
+async def _done(task: asyncio.Future[Any]) -> None:
+    """Waits until it is done, however often that is cancelled, and is cancelled then."""
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 def is_lost(connection: AnyConnection) -> bool:
