@@ -185,6 +185,33 @@ async def test_an_archive_is_not_left_open_by_a_timeout(own_pool: Pool, tmp_path
     assert report.states == 4
 
 
+async def test_an_archive_is_not_left_open_by_two_cancellations(own_pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go, opened = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(archives.ArchiveFile):
+        def __init__(self, path: str, stop: threading.Event | None = None) -> None:
+            begun.set()
+            assert go.wait(60)
+            super().__init__(path)
+            opened.set()
+
+    await make(own_pool, 1)
+    retention = FlowRunStateRetention(own_pool)
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "ArchiveFile", Slow)
+        pruning = asyncio.create_task(retention.prune(older_than=DAY, archive=tmp_path / "gone.jsonl"))
+        assert await asyncio.to_thread(begun.wait, 60)
+        for _ in range(2):
+            pruning.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        go.set()
+        await asyncio.wait([pruning])
+        assert pruning.cancelled()
+        assert await asyncio.to_thread(opened.wait, 60)
+    assert (await retention.prune(older_than=DAY, archive=tmp_path / "gone.jsonl")).states == 4
+
+
 async def test_a_large_compressed_archive_is_not_read_on_for_nobody(tmp_path: Path) -> None:
     path, stop = tmp_path / "gone.jsonl.gz", threading.Event()
     path.write_bytes(gzip.compress(OLD + b"\n"))

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from pydantic_core import from_json
 
+from flowstates.engine.connections import until_done
 from flowstates.errors import FlowStatesError, InvalidInputError, UnreadableRowError
 from flowstates.records import FlowRunState, NewFlowRunState
 
@@ -109,9 +110,11 @@ async def _opened(path: str) -> ArchiveFile:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([opening])
-        if opening.exception() is None:
-            opening.result().close()
+        try:
+            await until_done(opening)
+        finally:
+            if opening.exception() is None:
+                opening.result().close()
         raise
 
 

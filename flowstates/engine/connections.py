@@ -197,7 +197,7 @@ class Transaction:
             return
         begin = asyncio.ensure_future(self._own.__aenter__())
         try:
-            await _done(begin)
+            await until_done(begin)
         except asyncio.CancelledError as error:
             if begin.exception() is None:
                 await _whole(self._own.__aexit__(type(error), error, None))
@@ -227,14 +227,14 @@ async def _whole(work: Coroutine[Any, Any, object]) -> None:
     """Waits for the end of it, also when that is cancelled."""
     task = asyncio.ensure_future(work)
     try:
-        await _done(task)
+        await until_done(task)
     except asyncio.CancelledError:
         task.exception()  # else asyncio would miss somebody who looks at it
         raise
     task.result()
 
 
-async def _done(task: asyncio.Future[Any]) -> None:
+async def until_done(task: asyncio.Future[Any]) -> None:
     """Waits until it is done, however often that is cancelled, and is cancelled then."""
     cancelled = None
     while not task.done():
