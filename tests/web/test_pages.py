@@ -59,8 +59,9 @@ async def test_one_goes_from_the_runs_to_a_run_and_back(own_pool: Pool, layout: 
             await expect(page.locator("h1")).to_have_text(f"Run {run}")
             await expect(page.locator("#states tr")).to_have_count(3)
             await page.get_by_role("link", name="All states as JSON").click()
-            assert str(run) in page.url
+            await page.wait_for_url(f"**/flow_runs/{run}/states")
             await page.go_back()
+            await expect(page.locator("h1")).to_have_text(f"Run {run}")
             await page.get_by_role("link", name="Runs").click()
             await expect(page.locator("h1")).to_have_text("Runs")
 
