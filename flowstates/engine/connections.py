@@ -111,8 +111,7 @@ class Acquired:
         if self._pool is None:
             if self.joined is None and isinstance(error, CUT):
                 with suppress(*BROKEN):
-                    async with asyncio.timeout(_GRACE):
-                        await _end_statement(self._connection)
+                    await _end_statement(self._connection)
             return
         if was_cut := isinstance(error, CUT):
             # Who is cancelled once more does not wait for it, and it is given back all the same.
@@ -134,8 +133,7 @@ class Acquired:
     async def _give_back_soon(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # The server was asked to cancel what it does. It gets a moment to answer.
         try:
-            async with asyncio.timeout(_GRACE):
-                await _end_statement(self._connection)
+            await _end_statement(self._connection)
         except BROKEN:
             drop(self._connection)
         try:
@@ -162,12 +160,14 @@ async def _end_statement(connection: AnyConnection) -> None:
     """Ends the transaction that the server began to prepare a statement, if the call was cut before it ran.
 
     asyncpg prepares without a Sync. It sends one where it is cut before the server's answer is there, and none where it is cut after that.
+    TimeoutError if the server does not answer in a moment.
     """
     protocol = getattr(connection, "_protocol", None)
     # What the server is asked to cancel ends by itself.
     if protocol is None or protocol._is_cancelling() or connection.is_in_transaction():
         return
-    await connection.execute(queries.catalog("ping"))
+    async with asyncio.timeout(_GRACE):
+        await connection.execute(queries.catalog("ping"))
 
 
 class Transaction:
